@@ -1,0 +1,6 @@
+//! The operating system as the rest of Rhea sees it: memory mappings, signals, terminals, threads.
+//!
+//! Nothing here knows of virtual machines. Every other crate reaches the kernel through this one, so that
+//! `unsafe` system calls stand in one place.
+
+pub mod mapping;
