@@ -5,6 +5,7 @@
 
 pub mod flags;
 pub mod mode;
+pub mod model;
 pub mod platform;
 pub mod state;
 
