@@ -13,14 +13,18 @@
 
 mod file;
 mod input;
+mod mux;
 mod null;
 mod output;
+mod stdio;
 
 use std::sync::Arc;
 
 pub use file::{FileChardev, FileOpenError};
 pub use input::InputQueue;
+pub use mux::{Mux, MuxControl, MuxPort};
 pub use null::NullChardev;
+pub use stdio::{StdioChardev, StdioError};
 
 /// Device to host.
 pub trait CharSink: Send + Sync {
