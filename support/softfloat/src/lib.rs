@@ -18,8 +18,8 @@
 //!   kept bit and the sticky one.
 //!
 //! # Limits
-//! Binary128 and the decimal formats are not here. Transcendental x87 instructions are not IEEE 754 operations and
-//! are not here either.
+//! Binary128 and the decimal formats are not here. The transcendental functions of [`x87`] are within 0.501 units in the
+//! last place, not bit-exact to one processor.
 
 mod arithmetic;
 mod compare;

@@ -300,6 +300,72 @@ fn loads() {
     }
 }
 
+native!(f2xm1, "f2xm1");
+native!(fyl2x, "fyl2x");
+native!(fyl2xp1, "fyl2xp1");
+native!(fpatan, "fpatan");
+native!(fsin, "fsin");
+native!(fcos, "fcos");
+native!(fptan, "fptan\nfstp st(0)");
+
+/// Whether two results are the same but for one unit in the last place, which is all a processor promises.
+fn close(a: F80, b: F80) -> bool {
+    let ordinal = |value: F80| {
+        let magnitude =
+            i128::from(value.sign_exponent & 0x7fff) << 63 | i128::from(value.significand & !(1 << 63));
+        if value.sign_exponent >> 15 != 0 { -magnitude } else { magnitude }
+    };
+    a == b || (a.sign_exponent >> 15 == b.sign_exponent >> 15 && (ordinal(a) - ordinal(b)).abs() <= 1)
+}
+
+/// Flags that do not depend on the last place.
+const FIRM: u16 = EXCEPTIONS & !(1 << 4);
+
+#[test]
+fn transcendental_functions_of_one_operand() {
+    type Function = (&'static str, fn(F80, F80, u16) -> (F80, F80, u16), fn(F80, &mut Env) -> Option<F80>);
+    let forms: [Function; 4] = [
+        ("f2xm1", f2xm1, |x, env| Some(x87::exp2_minus_1(x, env))),
+        ("fsin", fsin, x87::sin),
+        ("fcos", fcos, x87::cos),
+        ("fptan", fptan, x87::tan),
+    ];
+    for (name, native, soft) in forms {
+        let mut random = Random::new(41);
+        let mut compared = 0;
+        for a in f80_edges().into_iter().chain((0..20_000).map(|_| random.f80())) {
+            let mut env = Env::X87;
+            let result = soft(a, &mut env);
+            let (expected, _, status) = native(a, F80::default(), 0x37f);
+            assert_eq!(result.is_none(), status >> 10 & 1 != 0, "{name} {a:x?}: range");
+            let Some(result) = result else { continue };
+            assert!(close(result, expected), "{name} {a:x?}: {result:x?}, not {expected:x?}");
+            assert_eq!(u16::from(env.flags.bits()) & FIRM, status & FIRM, "{name} {a:x?}: flags");
+            compared += 1;
+        }
+        assert!(compared > 5000, "{name}: only {compared} operands in range");
+    }
+}
+
+#[test]
+fn transcendental_functions_of_two_operands() {
+    type Function = (&'static str, fn(F80, F80, u16) -> (F80, F80, u16), fn(F80, F80, &mut Env) -> F80);
+    let forms: [Function; 3] = [
+        ("fyl2x", fyl2x, x87::y_log2_x),
+        ("fyl2xp1", fyl2xp1, x87::y_log2_x_plus_1),
+        ("fpatan", fpatan, x87::arctan_of_ratio),
+    ];
+    for (name, native, soft) in forms {
+        pairs(|a, b| {
+            let mut env = Env::X87;
+            let result = soft(a, b, &mut env);
+            let (expected, _, status) = native(a, b, 0x37f);
+            assert!(close(result, expected), "{name} {a:x?} {b:x?}: {result:x?}, not {expected:x?}");
+            assert_eq!(u16::from(env.flags.bits()) & FIRM, status & FIRM, "{name} {a:x?} {b:x?}: flags");
+        });
+    }
+}
+
 /// A flag that no operation above may lose.
 #[test]
 fn flags_are_sticky() {

@@ -1,4 +1,10 @@
-//! The x87 operations that are not IEEE 754's: FPREM, FPREM1, FSCALE, FXTRACT (Intel SDM vol. 2).
+//! The x87 operations that are not IEEE 754's (Intel SDM vol. 2): partial remainders, FSCALE and FXTRACT here, the
+//! transcendental functions in their own module.
+
+mod extended_precision;
+mod transcendental;
+
+pub use transcendental::{Ranged, arctan_of_ratio, cos, exp2_minus_1, sin, tan, y_log2_x, y_log2_x_plus_1};
 
 use crate::env::{Env, Flags, Rounding};
 use crate::format::{F80, Kind, infinity, note_denormals, operand, zero};
