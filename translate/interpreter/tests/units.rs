@@ -424,9 +424,11 @@ fn evaluate(op: Op, ty: Type, lane: Lane, fill: u64) {
     let aux = if matches!(op, Op::VExtendS | Op::VExtendU) { 8 } else { 3 };
     let outcome = run(&mut Small::new(), |b| {
         let x = b.iconst(ty, fill);
+        let int = b.iconst(Type::I64, fill);
         let [second, third] = match op.shape() {
             Shape::A | Shape::AImm => [Val::NONE; 2],
             Shape::ABC => [x, x],
+            _ if op == Op::FFromInt => [int, Val::NONE],
             _ => [x, Val::NONE],
         };
         let result = if op == Op::FToInt { Type::I64 } else { ty };
