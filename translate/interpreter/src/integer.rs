@@ -1,20 +1,13 @@
 //! Scalar integer operations.
 
-use rhea_ir::{Cond, Inst, Op, Rmw};
+use rhea_ir::{Cond, Inst, Op, Rmw, Val};
 
-use crate::value::{Operands, Value, mask, signed};
+use crate::value::{mask, signed};
 
-/// Evaluates an operation from [`Op::Add`] to [`Op::Select`].
-pub(crate) fn evaluate(inst: &Inst, x: &Operands) -> Value {
-    match inst.op {
-        Op::Select => return if x.a.low() & 1 != 0 { x.b } else { x.c },
-        Op::Icmp => {
-            let holds = Cond::ALL[usize::from(inst.aux)].eval(x.a_type.bits(), x.a.low(), x.b.low());
-            return Value::int(u64::from(holds));
-        }
-        _ => {}
-    }
-    let (a, b, c) = (x.a.low(), x.b.low(), x.c.low());
+/// Evaluates an operation from [`Op::Add`] to [`Op::Icmp`] on its operands; `width` gives the bits of an operand's
+/// type.
+#[inline]
+pub(crate) fn evaluate(inst: &Inst, [a, b, c]: [u64; 3], width: impl Fn(Val) -> u32) -> u64 {
     let bits = inst.ty.bits();
     let result = match inst.op {
         Op::Add => a.wrapping_add(b),
@@ -36,9 +29,9 @@ pub(crate) fn evaluate(inst: &Inst, x: &Operands) -> Value {
         Op::DivWideU | Op::RemWideU | Op::DivWideS | Op::RemWideS => divide(inst.op, bits, a, b, c),
         Op::Pdep => deposit_bits(a, b),
         Op::Pext => extract_bits(a, b),
-        Op::Crc32c => u64::from(crc32c(a as u32, b, x.b_type.bits())),
+        Op::Crc32c => u64::from(crc32c(a as u32, b, width(inst.b))),
         Op::Zext | Op::Trunc => a,
-        Op::Sext => signed(a, x.a_type.bits()) as u64,
+        Op::Sext => signed(a, width(inst.a)) as u64,
         Op::Lea => a.wrapping_add(b << inst.aux).wrapping_add(inst.imm),
         Op::Deposit => {
             let (position, field) = bit_field(inst.imm);
@@ -48,9 +41,10 @@ pub(crate) fn evaluate(inst: &Inst, x: &Operands) -> Value {
             let (position, field) = bit_field(inst.imm);
             a >> position & field
         }
+        Op::Icmp => u64::from(Cond::ALL[usize::from(inst.aux)].eval(width(inst.a), a, b)),
         op => unreachable!("{op:?} is not an integer operation"),
     };
-    Value::int(result & mask(bits))
+    result & mask(bits)
 }
 
 /// Position and unshifted mask of a bit field.
