@@ -8,6 +8,8 @@
 //! - Functions that can change what a translation depends on store the new mode word in `X86State::mode`.
 
 pub mod bus;
+pub mod control;
+pub mod debug;
 pub mod descriptor;
 pub mod exception;
 pub mod far;
@@ -15,8 +17,10 @@ pub mod flag_instructions;
 pub mod interrupt;
 pub mod iret;
 pub mod paging;
+pub mod privileged;
 pub mod segment;
 pub mod stack;
+pub mod syscall;
 pub mod task;
 mod vme;
 
