@@ -16,6 +16,7 @@ pub mod far;
 pub mod flag_instructions;
 pub mod interrupt;
 pub mod iret;
+pub mod msr;
 pub mod paging;
 pub mod privileged;
 pub mod segment;
