@@ -3,8 +3,12 @@
 //! This crate knows nothing of translation. What KVM, migration and the debugger need of a vCPU is here;
 //! what instructions *do* is in `rhea-x86-system` (privileged semantics) and `rhea-x86-translate` (decode to IR).
 
+pub mod control;
+pub mod features;
 pub mod flags;
 pub mod mode;
+pub mod model;
+pub mod msr;
 pub mod platform;
 pub mod state;
 

@@ -4,6 +4,7 @@
 //! 64-bit mode (zero in it), so that (mode, RIP) names a linear address.
 
 use crate::X86State;
+use crate::control::{cr0, cr4, efer};
 use crate::flags;
 use crate::state::{attr, seg};
 
@@ -67,23 +68,10 @@ pub const NO_PCE: u64 = 1 << 28;
 /// Shift of the CS base in the upper half.
 pub const CS_BASE_SHIFT: u32 = 32;
 
-const CR0_PE: u64 = 1 << 0;
-const CR0_MP: u64 = 1 << 1;
-const CR0_EM: u64 = 1 << 2;
-const CR0_TS: u64 = 1 << 3;
-const CR0_AM: u64 = 1 << 18;
-const CR4_PCE: u64 = 1 << 8;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_UMIP: u64 = 1 << 11;
-const CR4_FSGSBASE: u64 = 1 << 16;
-const CR4_OSXSAVE: u64 = 1 << 18;
-const CR4_SMAP: u64 = 1 << 21;
-const EFER_LMA: u64 = 1 << 10;
-
 impl X86State {
     /// Current privilege level: SS.DPL is the architecture's home of CPL; in real mode 0, in virtual-8086 mode 3.
     pub fn cpl(&self) -> u8 {
-        if self.cr[0] & CR0_PE == 0 {
+        if self.cr[0] & cr0::PE == 0 {
             0
         } else if self.rflags & flags::VM != 0 {
             3
@@ -107,11 +95,10 @@ impl X86State {
 
     /// Computes the mode word from the state (it does not store it).
     pub fn compute_mode(&self) -> u64 {
-        let cr0 = self.cr[0];
-        let cr4 = self.cr[4];
-        let pe = cr0 & CR0_PE != 0;
+        let (cr0, cr4) = (self.cr[0], self.cr[4]);
+        let pe = cr0 & cr0::PE != 0;
         let vm86 = pe && self.rflags & flags::VM != 0;
-        let lma = self.efer & EFER_LMA != 0;
+        let lma = self.efer & efer::LMA != 0;
         let cs = &self.seg[seg::CS];
         let code64 = lma && cs.attr & attr::L != 0;
         let cpl = u64::from(self.cpl());
@@ -125,10 +112,10 @@ impl X86State {
         m |= bit(!code64 && base(seg::DS) | base(seg::ES) | base(seg::SS) != 0, ADD_SEGMENT);
         m |= bit(self.rflags & flags::TF != 0, TF);
         m |= bit(self.interrupt_shadow != 0, SHADOW);
-        m |= bit(cr0 & CR0_EM != 0, EM) | bit(cr0 & CR0_TS != 0, TS) | bit(cr0 & CR0_MP != 0, MP);
-        m |= bit(cr4 & CR4_OSFXSR != 0, OSFXSR) | bit(cr4 & CR4_OSXSAVE != 0, OSXSAVE);
-        m |= bit(cr4 & CR4_OSXSAVE != 0 && self.xcr0 & 6 == 6, AVX);
-        m |= bit(cpl != 3 && cr4 & CR4_SMAP != 0 && self.rflags & flags::AC == 0, SMAP);
+        m |= bit(cr0 & cr0::EM != 0, EM) | bit(cr0 & cr0::TS != 0, TS) | bit(cr0 & cr0::MP != 0, MP);
+        m |= bit(cr4 & cr4::OSFXSR != 0, OSFXSR) | bit(cr4 & cr4::OSXSAVE != 0, OSXSAVE);
+        m |= bit(cr4 & cr4::OSXSAVE != 0 && self.xcr0 & 6 == 6, AVX);
+        m |= bit(cpl != 3 && cr4 & cr4::SMAP != 0 && self.rflags & flags::AC == 0, SMAP);
         m |= bit(self.smm != 0, SMM);
         m |= bit(self.segments_need_checks(code64), CHECK_SEGMENTS);
         m |= bit(self.mxcsr >> 7 & 0x3f != 0x3f, SSE_UNMASKED);
@@ -136,10 +123,10 @@ impl X86State {
         let (data, code) = self.armed_breakpoints();
         m |= bit(data, DATA_BREAKPOINTS) | bit(code, CODE_BREAKPOINTS);
         m |= bit(!pe || (!vm86 && cpl <= iopl) || (vm86 && iopl == 3), IOPL_OK);
-        m |= bit(cpl == 3 && cr0 & CR0_AM != 0 && self.rflags & flags::AC != 0, ALIGNMENT_CHECK);
-        m |= bit(cr4 & CR4_FSGSBASE != 0, FSGSBASE);
-        m |= bit(cpl == 3 && cr4 & CR4_UMIP != 0, UMIP);
-        m |= bit(cpl == 3 && cr4 & CR4_PCE == 0, NO_PCE);
+        m |= bit(cpl == 3 && cr0 & cr0::AM != 0 && self.rflags & flags::AC != 0, ALIGNMENT_CHECK);
+        m |= bit(cr4 & cr4::FSGSBASE != 0, FSGSBASE);
+        m |= bit(cpl == 3 && cr4 & cr4::UMIP != 0, UMIP);
+        m |= bit(cpl == 3 && cr4 & cr4::PCE == 0, NO_PCE);
         if !code64 {
             m |= (cs.base & 0xffff_ffff) << CS_BASE_SHIFT;
         }

@@ -4,7 +4,9 @@
 //! the hot part is part of the contract with the translator: general registers first, within one signed byte of
 //! displacement. Everything after `vec` is cold and only touched by Rust code.
 
+use crate::features::FeatureSet;
 use crate::flags::CcOp;
+use crate::msr::Msrs;
 
 /// Index of a general register in [`X86State::gpr`], as encoded in instructions (REX.B extends to 15).
 pub mod gpr {
@@ -172,6 +174,24 @@ pub struct X86State {
     pub x87_dp: u64,
     /// x87 selectors and opcode: FCS, FDS, FOP in three u32.
     pub x87_cs_ds_op: [u32; 4],
+    /// PAE page-directory-pointer entries, loaded with CR3 (SDM vol. 3, 5.4.1). Used outside long mode only.
+    pub pdpte: [u64; 4],
+    /// What the processor model has; fixed after reset.
+    pub features: FeatureSet,
+    /// Model-specific registers.
+    pub msr: Msrs,
+    /// Added to the machine's counter to give the guest's TSC (wraps).
+    pub tsc_offset: u64,
+    /// SMBASE: where SMM state is saved (at SMBASE + FE00h), and SMM code starts (SMBASE + 8000h).
+    pub smbase: u64,
+    /// Physical-address width in bits, 32..=52.
+    pub physical_bits: u32,
+    /// INIT was taken and no start-up IPI yet (application processors start so).
+    pub wait_for_sipi: u32,
+    /// A triple fault happened: only NMI, SMI, INIT and RESET have an effect.
+    pub shutdown: u32,
+    /// SMM was entered from HLT (the auto-halt field of the save area).
+    pub smm_from_halt: u32,
 }
 
 impl X86State {
@@ -232,6 +252,15 @@ impl X86State {
             x87_ip: 0,
             x87_dp: 0,
             x87_cs_ds_op: [0; 4],
+            pdpte: [0; 4],
+            features: FeatureSet::default(),
+            msr: Msrs::default(),
+            tsc_offset: 0,
+            smbase: 0x3_0000,
+            physical_bits: 40,
+            wait_for_sipi: 0,
+            shutdown: 0,
+            smm_from_halt: 0,
         }
     }
 }
