@@ -1,1 +1,19 @@
-//! (in progress)
+//! The x86 guest of the translator: instructions decoded to IR, and the glue between the engine and the privileged
+//! semantics of `rhea-x86-system`.
+//!
+//! How a unit comes to be: [`unit::translate`] decodes one instruction after another into a [`Translator`], which
+//! dispatches on the mnemonic to a function of the module for its family. Operands, effective addresses and memory
+//! are in `operand`, condition flags in `cc`, helpers (Rust functions that translated code calls) in [`helpers`].
+
+pub mod cc;
+pub mod features;
+pub mod helpers;
+mod integer;
+pub mod operand;
+pub mod reasons;
+pub mod slots;
+pub mod translator;
+pub mod unit;
+mod vector;
+
+pub use translator::Translator;
