@@ -5,13 +5,20 @@
 //! dispatches on the mnemonic to a function of the module for its family. Operands, effective addresses and memory
 //! are in `operand`, condition flags in `cc`, helpers (Rust functions that translated code calls) in [`helpers`].
 
+mod bits;
+mod branch;
 pub mod cc;
 pub mod features;
 pub mod helpers;
 mod integer;
 pub mod operand;
+mod product;
 pub mod reasons;
+mod shift;
 pub mod slots;
+mod stack;
+mod string;
+mod system;
 pub mod translator;
 pub mod unit;
 mod vector;

@@ -63,9 +63,13 @@ pub fn translate(
         if t.is_ended() {
             break;
         }
+        if t.in_shadow {
+            t.leave_after();
+            break;
+        }
     }
     if !t.is_ended() {
-        t.end_after();
+        t.finish_unit();
     }
     b.unit.len = len as u32;
     Ok(())
@@ -76,6 +80,17 @@ impl Translator<'_> {
     fn start_invalid(&mut self, insn: Instruction, consumed: usize) {
         self.start_insn(insn);
         if consumed >= MAX_LENGTH { self.raise(vector::GP) } else { self.undefined() }
+    }
+
+    /// Ends a unit that no instruction ended.
+    fn finish_unit(&mut self) {
+        if !self.shadow_next {
+            return self.end_after();
+        }
+        // The instruction after STI is in another unit: the state has to say so.
+        let one = self.b.iconst(rhea_ir::Type::I32, 1);
+        self.b.put(crate::slots::INTERRUPT_SHADOW, one);
+        self.leave_after();
     }
 
     /// Translates the instruction at hand.
