@@ -2,6 +2,7 @@
 
 use rhea_x86_state::X86State;
 use rhea_x86_state::control::cr4;
+use rhea_x86_state::cpuid::CpuidResult;
 use rhea_x86_state::features::Feature;
 use rhea_x86_state::state::DescriptorTable;
 
@@ -125,6 +126,13 @@ pub fn monitor(st: &X86State, extensions: u32) -> Result<(), Exception> {
 /// MWAIT with its extensions (ECX). It returns at once; the caller should yield its host thread.
 pub fn mwait(st: &X86State, extensions: u32) -> Result<(), Exception> {
     monitor(st, extensions & !1)
+}
+
+/// CPUID for `leaf` (EAX) and `subleaf` (ECX).
+pub fn cpuid(st: &X86State, bus: &dyn SystemBus, leaf: u32, subleaf: u32) -> CpuidResult {
+    let apic = bus.apic();
+    let enabled = apic.apic_base() & 1 << 11 != 0;
+    bus.cpu_model().cpuid(st, leaf, subleaf, apic.apic_id(), enabled)
 }
 
 /// The guest's time-stamp counter.
