@@ -14,6 +14,7 @@ use crate::control::{require_cpl0, write_efer};
 use crate::exception::Exception;
 use crate::paging::is_canonical;
 use crate::privileged::tsc;
+use crate::smm::is_valid_smbase;
 
 /// IA32_MTRRCAP: fixed ranges and write combining.
 const MTRR_CAP: u64 = VARIABLE_MTRRS as u64 | 1 << 8 | 1 << 10;
@@ -273,7 +274,7 @@ fn write_amd(st: &mut X86State, msr: u32, value: u64) -> Result<(), Exception> {
             st.msr.int_pending = value;
         }
         index::AMD_SMBASE => {
-            require(value >> 32 == 0 && st.msr.hwcr & 1 == 0)?;
+            require(is_valid_smbase(value) && st.msr.hwcr & 1 == 0)?;
             st.smbase = value;
         }
         _ => return Err(GP),

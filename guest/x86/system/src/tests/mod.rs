@@ -1,0 +1,4 @@
+//! Unit tests over a flat memory.
+
+mod delivery;
+mod paging;
