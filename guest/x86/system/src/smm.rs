@@ -263,8 +263,8 @@ fn read_32(a: &mut Area<'_>) -> Saved {
         };
     }
     let mut gpr = [0; 16];
-    for i in 0..8 {
-        gpr[i] = a.get(map32::EAX + 4 * i as u64, 4);
+    for (i, value) in gpr.iter_mut().take(8).enumerate() {
+        *value = a.get(map32::EAX + 4 * i as u64, 4);
     }
     let mut table = |at: u64| DescriptorTable {
         base: a.get(at, 4),
@@ -371,9 +371,7 @@ fn restore(st: &mut X86State, saved: &Saved) {
     let mask = if long { u64::MAX } else { 0xffff_ffff };
     st.rip = saved.rip & mask;
     let count = if st.features.has(Feature::LM) { 16 } else { 8 };
-    for i in 0..count {
-        st.gpr[i] = saved.gpr[i];
-    }
+    st.gpr[..count].copy_from_slice(&saved.gpr[..count]);
     st.smbase = saved.smbase;
     st.halted = u32::from(saved.auto_halt);
     st.interrupt_shadow = 0;
