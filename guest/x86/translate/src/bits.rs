@@ -140,6 +140,12 @@ impl Translator<'_> {
         self.set_flags_logic(v);
     }
 
+    /// TZCNT and LZCNT on a processor without them: BSF and BSR.
+    pub(crate) fn scan_for_count(&mut self) {
+        let op = if self.insn.mnemonic() == Mnemonic::Tzcnt { Op::Ctz } else { Op::Clz };
+        self.bit_scan(op);
+    }
+
     /// TZCNT and LZCNT: CF for a zero source, ZF for a zero result.
     fn count_zeros(&mut self, op: Op) {
         let v = self.read_operand(1);

@@ -134,7 +134,10 @@ impl Bus<'_> {
         }
         let t = paging::translate(st, self, linear, walk_access(access, index)).map_err(WalkError::Fault)?;
         let mut page_bits = t.page_size_log2;
-        if st.mode & mode::DATA_BREAKPOINTS != 0 && access != Access::Fetch && self.watched(st, linear, access) {
+        if st.mode & mode::DATA_BREAKPOINTS != 0
+            && access != Access::Fetch
+            && self.watched(st, linear, access)
+        {
             page_bits = 0;
         }
         Ok(Translation {

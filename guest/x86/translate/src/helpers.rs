@@ -212,3 +212,13 @@ helpers! {
 pub fn info(id: u32) -> &'static HelperInfo {
     &HELPERS[id as usize].info
 }
+
+/// The whole table.
+pub fn table() -> &'static [Helper] {
+    &HELPERS
+}
+
+/// Descriptions of the whole table, for the verifier and the printer.
+pub fn infos() -> Vec<HelperInfo> {
+    table().iter().map(|h| h.info).collect()
+}

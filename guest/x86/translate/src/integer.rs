@@ -68,8 +68,21 @@ impl Translator<'_> {
             M::Salc => self.salc(),
             M::Xlatb => self.xlat(),
             M::Bound => self.bound(),
-            M::Nop | M::Reservednop | M::Pause | M::Endbr32 | M::Endbr64 => {}
-            M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetch | M::Prefetchw => {}
+            M::Nop
+            | M::Reservednop
+            | M::Pause
+            | M::Endbr32
+            | M::Endbr64
+            | M::Rdsspd
+            | M::Rdsspq
+            | M::Cldemote => {}
+            M::Prefetchnta
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Prefetch
+            | M::Prefetchw
+            | M::Prefetchwt1 => {}
             M::Lfence | M::Sfence => {}
             M::Mfence => self.b.fence(),
             _ => return self.setcc_cmov() || self.more_integer(),
@@ -79,7 +92,12 @@ impl Translator<'_> {
 
     /// The families that live in other modules.
     fn more_integer(&mut self) -> bool {
-        self.branches() || self.shifts() || self.products() || self.bits() || self.stack() || self.strings()
+        self.branches()
+            || self.shifts()
+            || self.products()
+            || self.bits()
+            || self.stack()
+            || self.strings()
             || self.system()
     }
 
@@ -97,7 +115,9 @@ impl Translator<'_> {
 
     fn mov(&mut self) {
         let (to, from) = (self.insn.op0_register(), self.insn.op1_register());
-        if self.insn.op0_kind() == OpKind::Register && !to.is_gpr() || from != Register::None && !from.is_gpr() {
+        if self.insn.op0_kind() == OpKind::Register && !to.is_gpr()
+            || from != Register::None && !from.is_gpr()
+        {
             return self.mov_special();
         }
         let v = self.read_operand(1);
@@ -130,14 +150,42 @@ impl Translator<'_> {
         }
         use Mnemonic as M;
         match insn.mnemonic() {
-            M::Seta | M::Setae | M::Setb | M::Setbe | M::Sete | M::Setg | M::Setge | M::Setl | M::Setle
-            | M::Setne | M::Setno | M::Setnp | M::Setns | M::Seto | M::Setp | M::Sets => {
+            M::Seta
+            | M::Setae
+            | M::Setb
+            | M::Setbe
+            | M::Sete
+            | M::Setg
+            | M::Setge
+            | M::Setl
+            | M::Setle
+            | M::Setne
+            | M::Setno
+            | M::Setnp
+            | M::Setns
+            | M::Seto
+            | M::Setp
+            | M::Sets => {
                 let v = self.condition(cc);
                 self.write_operand(0, v);
                 true
             }
-            M::Cmova | M::Cmovae | M::Cmovb | M::Cmovbe | M::Cmove | M::Cmovg | M::Cmovge | M::Cmovl
-            | M::Cmovle | M::Cmovne | M::Cmovno | M::Cmovnp | M::Cmovns | M::Cmovo | M::Cmovp | M::Cmovs => {
+            M::Cmova
+            | M::Cmovae
+            | M::Cmovb
+            | M::Cmovbe
+            | M::Cmove
+            | M::Cmovg
+            | M::Cmovge
+            | M::Cmovl
+            | M::Cmovle
+            | M::Cmovne
+            | M::Cmovno
+            | M::Cmovnp
+            | M::Cmovns
+            | M::Cmovo
+            | M::Cmovp
+            | M::Cmovs => {
                 // The source is read whatever the condition.
                 let new = self.read_operand(1);
                 let old = self.read_operand(0);
@@ -153,11 +201,7 @@ impl Translator<'_> {
     fn bswap(&mut self) {
         let v = self.read_operand(0);
         // On a 16-bit register the result is undefined; zero is what processors give.
-        let r = if self.b.ty(v) == Type::I16 {
-            self.b.iconst(Type::I16, 0)
-        } else {
-            self.b.un(Op::Bswap, v)
-        };
+        let r = if self.b.ty(v) == Type::I16 { self.b.iconst(Type::I16, 0) } else { self.b.un(Op::Bswap, v) };
         self.write_operand(0, r);
     }
 

@@ -8,12 +8,15 @@
 mod bits;
 mod branch;
 pub mod cc;
+pub mod cpu;
 pub mod features;
+pub mod guest;
 pub mod helpers;
 mod integer;
 pub mod operand;
 mod product;
 pub mod reasons;
+mod runtime;
 mod shift;
 pub mod slots;
 mod stack;
@@ -23,4 +26,6 @@ pub mod translator;
 pub mod unit;
 mod vector;
 
+pub use cpu::{Board, X86Cpu, X86CpuConfig};
+pub use guest::X86Guest;
 pub use translator::Translator;

@@ -139,8 +139,7 @@ impl Translator<'_> {
             let both = self.b.and(min, minus_one);
             self.raise_if(both, vector::DE);
         }
-        let (div, rem) =
-            if signed { (Op::DivWideS, Op::RemWideS) } else { (Op::DivWideU, Op::RemWideU) };
+        let (div, rem) = if signed { (Op::DivWideS, Op::RemWideS) } else { (Op::DivWideU, Op::RemWideU) };
         let q = self.b.tri(div, Type::I64, high, dividend, d);
         let narrow = self.b.zext(ty, q);
         let back = self.extend(signed, Type::I64, narrow);

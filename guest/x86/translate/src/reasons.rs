@@ -15,8 +15,8 @@ pub const TRAP: u32 = 4;
 pub const STEP_RF: u32 = 5;
 /// As [`STEP_RF`], with a single-step trap.
 pub const TRAP_RF: u32 = 6;
-/// The processor is in shutdown, or waits for a start-up IPI.
-pub const STOPPED: u32 = 7;
+/// An access to an address that is not canonical, at the PC of the instruction: #GP(0), or #SS(0) by way of SS.
+pub const NOT_CANONICAL: u32 = 7;
 /// `FAULT + vector`: a fault without operands: its error code is zero where the vector has one.
 pub const FAULT: u32 = 0x100;
 

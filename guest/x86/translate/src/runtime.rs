@@ -8,8 +8,8 @@ use rhea_x86_system::bus::SystemBus;
 use rhea_x86_system::exception::Exception;
 use rhea_x86_system::interrupt::{self, SoftwareInterrupt};
 use rhea_x86_system::{
-    control, debug, far, flag_instructions, iret as iret_semantics, msr, privileged, segment, stack, syscall as fast,
-    task,
+    control, debug, far, flag_instructions, iret as iret_semantics, msr, privileged, segment, smm, stack,
+    syscall as fast, task,
 };
 
 use crate::cpu::{Bus, X86Cpu};
@@ -269,7 +269,7 @@ pub(crate) extern "C" fn sysexit(cx: &mut Cx, size: u64, _: u64, _: u64, _: u64)
 }
 
 pub(crate) extern "C" fn rsm(cx: &mut Cx, _: u64, _: u64, _: u64, _: u64) -> u64 {
-    act(cx, crate::cpu::rsm)
+    act(cx, |st, bus| smm::rsm(st, bus))
 }
 
 // ---- tables and control registers ----
@@ -510,9 +510,8 @@ fn move_block(cx: &mut Cx, what: u64) -> Result<(), Leave> {
         let (mut from, mut to, mut done) = (from, to, 0);
         let limit = b.count.min(RUN as u64 / b.bytes);
         while done < limit {
-            let moved = cx
-                .load(from, b.bytes as u32, b.index)
-                .and_then(|v| cx.store(to, b.bytes as u32, v, b.index));
+            let moved =
+                cx.load(from, b.bytes as u32, b.index).and_then(|v| cx.store(to, b.bytes as u32, v, b.index));
             if moved.is_ok() {
                 from = from.wrapping_add(step) & b.mask;
                 to = to.wrapping_add(step) & b.mask;

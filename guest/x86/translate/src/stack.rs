@@ -232,6 +232,9 @@ impl Translator<'_> {
         if self.single() {
             return;
         }
+        if self.mode != self.start_mode {
+            return self.leave_after();
+        }
         let c = self.b.icmp_imm(rhea_ir::Cond::Ne, changed, 0);
         let next = self.next_pc;
         let exit = rhea_ir::Exit::Leave { reason: crate::reasons::RESUME, pc: Some(next) };

@@ -167,6 +167,10 @@ impl Translator<'_> {
         if self.privileged() {
             return;
         }
+        if self.mode & mode::TF != 0 {
+            // The debug trap ends the halt at once.
+            return self.leave_after();
+        }
         self.b.exit(Exit::Leave { reason: reasons::HALT, pc: Some(self.next_pc) });
     }
 
@@ -175,7 +179,7 @@ impl Translator<'_> {
         let kind = self.b.iconst(Type::I32, kind);
         let next = self.c64(self.next_pc);
         self.helper(helpers::SOFTWARE_INTERRUPT, &[kind, next]);
-        self.leave_at_slot();
+        self.leave_without_trap();
     }
 
     fn into_insn(&mut self) {
@@ -191,12 +195,21 @@ impl Translator<'_> {
         let size = self.b.iconst(Type::I32, size);
         let next = self.c64(self.next_pc);
         self.helper(helper, &[size, next]);
+        if matches!(helper, helpers::SYSCALL | helpers::SYSENTER) {
+            return self.leave_without_trap();
+        }
         if self.single() && helper == helpers::IRET {
             let trap = self.mode & mode::TF != 0;
             let reason = if trap { reasons::TRAP_RF } else { reasons::STEP_RF };
             return self.b.exit(Exit::Leave { reason, pc: None });
         }
         self.leave_at_slot();
+    }
+
+    /// Ends the unit at the PC slot after an instruction that clears TF before a single-step trap could come.
+    fn leave_without_trap(&mut self) {
+        let reason = if self.single() { reasons::STEP } else { reasons::RESUME };
+        self.b.exit(Exit::Leave { reason, pc: None });
     }
 
     fn far_return(&mut self) {

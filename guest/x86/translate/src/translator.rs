@@ -247,6 +247,15 @@ impl<'a> Translator<'a> {
         self.next_pc = insn.next_ip() & self.ip_mask();
         self.insn = insn;
         self.b.insn(self.pc, insn.len() as u32);
+        if self.mode & mode::CODE_BREAKPOINTS != 0 {
+            let linear = if self.is64() {
+                self.pc
+            } else {
+                (self.mode >> mode::CS_BASE_SHIFT).wrapping_add(self.pc) & 0xffff_ffff
+            };
+            let linear = self.c64(linear);
+            self.helper(helpers::CHECK_BREAKPOINT, &[linear]);
+        }
         if self.mode & mode::SHADOW != 0 {
             // This is the instruction in the shadow; should it fault, the shadow is over all the same.
             let zero = self.b.iconst(Type::I32, 0);

@@ -1,6 +1,6 @@
 //! Decoding a run of instructions into one unit.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 use rhea_ir::Builder;
 use rhea_x86_state::mode;
 
@@ -58,7 +58,7 @@ pub fn translate(
         if set.has(insn.code()) {
             t.instruction();
         } else {
-            t.undefined();
+            t.without_feature();
         }
         if t.is_ended() {
             break;
@@ -80,6 +80,16 @@ impl Translator<'_> {
     fn start_invalid(&mut self, insn: Instruction, consumed: usize) {
         self.start_insn(insn);
         if consumed >= MAX_LENGTH { self.raise(vector::GP) } else { self.undefined() }
+    }
+
+    /// An instruction that the model does not have: #UD, but for those whose encoding means something older without
+    /// the feature (a prefix that is then ignored).
+    fn without_feature(&mut self) {
+        match self.insn.mnemonic() {
+            Mnemonic::Tzcnt | Mnemonic::Lzcnt => self.scan_for_count(),
+            Mnemonic::Wbnoinvd => self.instruction(),
+            _ => self.undefined(),
+        }
     }
 
     /// Ends a unit that no instruction ended.
