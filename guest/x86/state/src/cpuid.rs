@@ -2,7 +2,7 @@
 
 use crate::X86State;
 use crate::control::cr4;
-use crate::features::{Feature, FeatureSet, word};
+use crate::features::{Feature, word};
 use crate::model::{CpuModel, Vendor};
 use crate::state::{attr, seg};
 
@@ -279,13 +279,4 @@ impl CpuModel {
         }
         CpuidResult { eax, ebx: 0, ecx, edx }
     }
-}
-
-/// Features of a set that are not implemented; a model must have none.
-pub fn unimplemented(set: &FeatureSet) -> FeatureSet {
-    let mut implemented = FeatureSet::default();
-    for f in crate::features::NAMES.iter().filter(|f| f.implemented) {
-        implemented.set(f.feature, true);
-    }
-    set.without(implemented)
 }

@@ -18,3 +18,6 @@ pub mod topology;
 pub use model::CpuModel;
 pub use state::X86State;
 pub use topology::CpuTopology;
+
+#[cfg(test)]
+mod model_tests;

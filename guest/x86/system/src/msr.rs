@@ -14,6 +14,7 @@ use crate::control::{require_cpl0, write_efer};
 use crate::exception::Exception;
 use crate::paging::is_canonical;
 use crate::privileged::tsc;
+use crate::smm::is_valid_smbase;
 
 /// IA32_MTRRCAP: fixed ranges and write combining.
 const MTRR_CAP: u64 = VARIABLE_MTRRS as u64 | 1 << 8 | 1 << 10;
@@ -135,7 +136,7 @@ fn read_vendor(st: &X86State, bus: &mut dyn SystemBus, msr: u32) -> Result<u64, 
             index::PLATFORM_ID | index::EBL_CR_POWERON => Ok(0),
             index::MISC_ENABLE => Ok(st.msr.misc_enable | MISC_FIXED),
             // Maximum non-turbo ratio, in units of 100 MHz.
-            index::PLATFORM_INFO => Ok((bus.tsc_hz() / 100_000_000 & 0xff) << 8),
+            index::PLATFORM_INFO => Ok(((bus.tsc_hz() / 100_000_000) & 0xff) << 8),
             _ => Err(GP),
         }
     } else {
@@ -273,7 +274,7 @@ fn write_amd(st: &mut X86State, msr: u32, value: u64) -> Result<(), Exception> {
             st.msr.int_pending = value;
         }
         index::AMD_SMBASE => {
-            require(value >> 32 == 0 && st.msr.hwcr & 1 == 0)?;
+            require(is_valid_smbase(value) && st.msr.hwcr & 1 == 0)?;
             st.smbase = value;
         }
         _ => return Err(GP),
@@ -396,7 +397,7 @@ fn write_machine_check(st: &mut X86State, msr: u32, value: u64) -> Result<(), Ex
         _ => {
             let i = (msr - index::MC0_CTL) as usize;
             // Software writes anything to CTL, and only zero to STATUS, ADDR and MISC (SDM vol. 3, 16.3.2).
-            require(i % 4 == 0 || value == 0)?;
+            require(i.is_multiple_of(4) || value == 0)?;
             st.msr.mc_banks[i / 4][i % 4] = value;
         }
     }
