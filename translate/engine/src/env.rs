@@ -610,12 +610,17 @@ pub(crate) fn host_cas(host: usize, size: u32, old: u64, new: u64) -> u64 {
 /// Compares and swaps 16 bytes; `None` if the host cannot or the address is not aligned.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn host_cas128(host: usize, old: u128, new: u128) -> Option<u128> {
-    use Ordering::SeqCst;
+    #[target_feature(enable = "cmpxchg16b")]
+    fn swap(at: *mut u128, old: u128, new: u128) -> u128 {
+        use Ordering::SeqCst;
+        // SAFETY: the caller passes an aligned address inside a page of RAM that takes writes.
+        unsafe { std::arch::x86_64::cmpxchg16b(at, old, new, SeqCst, SeqCst) }
+    }
     if !host.is_multiple_of(16) || !std::arch::is_x86_feature_detected!("cmpxchg16b") {
         return None;
     }
-    // SAFETY: the feature is there, the address is aligned and inside a page of RAM that takes writes.
-    Some(unsafe { std::arch::x86_64::cmpxchg16b(host as *mut u128, old, new, SeqCst, SeqCst) })
+    // SAFETY: the feature is there (checked above).
+    Some(unsafe { swap(host as *mut u128, old, new) })
 }
 
 /// Compares and swaps 16 bytes; `None` if the host cannot.
