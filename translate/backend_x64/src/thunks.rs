@@ -11,15 +11,23 @@ const MOVUPS_LOAD: VOpcode = VOpcode::new(Pp::None, Map::M0F, 0x10);
 const MOVUPS_STORE: VOpcode = VOpcode::new(Pp::None, Map::M0F, 0x11);
 const VZEROUPPER: [u8; 3] = [0xc5, 0xf8, 0x77];
 
-/// Emits the thunks, to be placed at `base`. Returns the code and their addresses (which `layout.thunks` need not hold
-/// yet).
+/// The thunks' code and where each of them will be.
+#[derive(Clone, Debug)]
+pub struct Thunks {
+    /// Code, to be placed at the address it was emitted for.
+    pub code: Vec<u8>,
+    /// Addresses, for [`Layout::thunks`].
+    pub addresses: ThunkAddresses,
+}
+
+/// Emits the thunks, to be placed at `base` (a multiple of 16). Does not look at [`Layout::thunks`].
 ///
 /// - *enter* is `extern "sysv64" fn(code: u64, state: u64) -> u64`: runs translated code on the guest state until it
 ///   returns; see [`ReturnKind::decode`].
 /// - *leave*, *poll*, *lookup*, *chain* are jumped to by units: pinned registers are stored to their slots.
 /// - *memory* is called by units: it calls [`Layout::memory_function`] with every register preserved, and returns with
 ///   ZF set unless the access faulted.
-pub fn emit_thunks(layout: &Layout, base: u64) -> (Vec<u8>, ThunkAddresses) {
+pub fn emit_thunks(layout: &Layout, base: u64) -> Thunks {
     let mut a = Asm::default();
     let at = |a: &mut Asm| {
         while !a.here().is_multiple_of(16) {
@@ -39,7 +47,7 @@ pub fn emit_thunks(layout: &Layout, base: u64) -> (Vec<u8>, ThunkAddresses) {
     emit_return(&mut a, layout, ReturnKind::Chain);
     let memory = at(&mut a);
     emit_memory(&mut a, layout);
-    (a.code, ThunkAddresses { enter, memory, leave, poll, lookup, chain })
+    Thunks { code: a.code, addresses: ThunkAddresses { enter, memory, leave, poll, lookup, chain } }
 }
 
 /// Six registers pushed after the return address leave RSP 8 off a multiple of 16.
