@@ -41,9 +41,9 @@ impl Emitter<'_> {
 
     fn exit_value(exit: &Exit) -> Option<rhea_ir::Val> {
         match *exit {
-            Exit::Jump(Target::Dynamic(v)) | Exit::Call { target: Target::Dynamic(v), .. } | Exit::Return(v) => {
-                Some(v)
-            }
+            Exit::Jump(Target::Dynamic(v))
+            | Exit::Call { target: Target::Dynamic(v), .. }
+            | Exit::Return(v) => Some(v),
             _ => None,
         }
     }
