@@ -1,7 +1,7 @@
 //! Floating-point operations on vector registers: plain instructions under the host's MXCSR, which holds the guest's
 //! environment while translated code runs.
 
-use crate::asm::{Alu, Cc, Map, Mem, Pp, Rm, VOpcode};
+use crate::asm::{Alu, Cc, Map, Pp, Rm, VOpcode};
 use crate::emitter::{Emitter, Unsupported, XMM0};
 use rhea_ir::{Convert, Inst, Lane, Op, Rounding, Type, Val};
 
@@ -251,15 +251,7 @@ impl Emitter<'_> {
     fn emit_relation(&mut self, i: &Inst) -> Result<(), Unsupported> {
         let double = self.lane0_is_double(i.a, i.lane).ok_or(self.unsupported(i))?;
         self.compare_lane0(i.a, i.b, double, i.aux & 1 != 0);
-        self.locked = 0;
-        // Less is CF, equal is ZF, unordered both: the code is CF + 2 ZF.
-        let (dst, t) = (self.dst_gpr(None), self.alloc_gpr());
-        self.asm.mov_imm(dst, 0);
-        self.asm.mov_imm(t, 0);
-        self.asm.setcc(Cc::B, dst);
-        self.asm.setcc(Cc::E, t);
-        self.asm.lea(32, dst, Mem::indexed(dst, t, 1, 0));
-        self.bind(dst.0);
+        self.bind_relation();
         Ok(())
     }
 

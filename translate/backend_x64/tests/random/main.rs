@@ -195,3 +195,12 @@ fn vectors_without_avx_agree_with_the_interpreter() {
     let sse = Features { ssse3: true, sse41: true, sse42: true, popcnt: f.popcnt, ..Features::default() };
     campaign(sse, 8, 3000, 700_000, |g| if g.rng.chance(50) { vectors(g) } else { floats(g) });
 }
+
+#[test]
+fn x87_agrees_with_the_interpreter() {
+    campaign(Features::detect(), 8, 5000, 800_000, |g| match g.rng.below(10) {
+        0..=6 => g.x87(),
+        7..=8 => g.control(),
+        _ => g.integer(),
+    });
+}

@@ -434,4 +434,63 @@ impl Gen<'_> {
             }
         }
     }
+
+    /// One x87 operation.
+    pub fn x87(&mut self) {
+        let ty = Type::F80;
+        let two = [Op::XAdd, Op::XSub, Op::XMul, Op::XDiv, Op::XScale];
+        let one = [Op::XSqrt, Op::XAbs, Op::XNeg, Op::XRound];
+        match self.rng.below(14) {
+            0..=3 => {
+                let op = self.rng.pick(&two);
+                self.binary(op, ty);
+            }
+            4 => {
+                let op = self.rng.pick(&one);
+                self.vunary(op, Lane::None, ty, 0);
+            }
+            5 => {
+                let (op, from) = self.rng.pick(&[
+                    (Op::XFromF32, Type::I32),
+                    (Op::XFromF64, Type::I64),
+                    (Op::XFromInt, Type::I64),
+                ]);
+                let a = self.value(from);
+                self.push(Inst { a, ..Inst::new(op, ty) });
+            }
+            6 => {
+                let (a, b) = (self.value(Type::I64), self.value(Type::I16));
+                self.push(Inst { a, b, ..Inst::new(Op::XFromParts, ty) });
+            }
+            7 => {
+                let (op, to) = self.rng.pick(&[
+                    (Op::XToF32, Type::I32),
+                    (Op::XToF64, Type::I64),
+                    (Op::XSignificand, Type::I64),
+                    (Op::XSignExponent, Type::I16),
+                ]);
+                let a = self.value(ty);
+                self.push(Inst { a, ..Inst::new(op, to) });
+            }
+            8 => {
+                let to = self.rng.pick(&[Type::I16, Type::I32, Type::I64]);
+                let aux = self.rng.pick(&[Rounding::Zero, Rounding::Current]) as u8;
+                let a = self.value(ty);
+                self.push(Inst { a, aux, ..Inst::new(Op::XToInt, to) });
+            }
+            9 => {
+                let aux = self.rng.below(2) as u8;
+                let (a, b) = (self.value(ty), self.value(ty));
+                self.push(Inst { a, b, aux, ..Inst::new(Op::XRel, Type::I32) });
+            }
+            10..=11 => {
+                let v = self.value(ty);
+                self.put(v);
+            }
+            12 => self.indexed(ty),
+            _ => {
+                self.get(ty);
+            }
+        }
+    }
 }
