@@ -124,7 +124,8 @@ fn campaign(features: Features, hot: usize, cases: u64, first: u64, step: impl F
         let unit = std::mem::take(&mut g.b.unit);
         compiled += u64::from(check(&mut world, &unit, &image, seed).is_some());
     }
-    assert!(compiled * 10 >= cases * 9 || cases == 1, "only {compiled} of {cases} units compiled");
+    let enough = if features == Features::detect() && features.sha { cases } else { cases * 9 / 10 };
+    assert!(compiled >= enough || cases == 1, "only {compiled} of {cases} units compiled");
 }
 
 fn mixed(g: &mut Gen<'_>) {
