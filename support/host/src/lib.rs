@@ -4,3 +4,6 @@
 //! `unsafe` system calls stand in one place.
 
 pub mod mapping;
+pub mod signals;
+pub mod stdio;
+pub mod terminal;
