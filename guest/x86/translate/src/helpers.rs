@@ -30,5 +30,8 @@ helper_infos! {
 
 /// Description of helper `id`.
 pub fn info(id: u32) -> &'static HelperInfo {
-    &INFOS[id as usize]
+    match INFOS.get(id as usize) {
+        Some(info) => info,
+        None => &crate::vector_helpers::INFOS[(id - COUNT) as usize],
+    }
 }

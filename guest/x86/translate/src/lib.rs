@@ -11,9 +11,12 @@ pub mod helpers;
 mod integer;
 pub mod operand;
 pub mod reasons;
+pub mod save;
 pub mod slots;
 pub mod translator;
 pub mod unit;
 mod vector;
+pub mod vector_helpers;
+mod x87;
 
 pub use translator::Translator;

@@ -12,6 +12,8 @@ pub const EXCEPTION: u32 = 2;
 pub const STEP: u32 = 3;
 /// The processor is in shutdown, or waits for a start-up IPI.
 pub const STOPPED: u32 = 4;
+/// An x87 stack fault: execute the one instruction at hand with mode bit `X87_UNMASKED` added.
+pub const X87_FAULT: u32 = 16;
 /// `FAULT + vector`: a fault without operands: its error code is zero where the vector has one.
 pub const FAULT: u32 = 0x100;
 

@@ -19,6 +19,8 @@ mod numeric;
 mod operands;
 mod shuffle;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use iced_x86::EncodingKind;
 use rhea_ir::{Inst, Lane, Op, Rounding, Type, Val};
@@ -81,7 +83,10 @@ impl Translator<'_> {
         };
         if self.begin_vector() {
             self.vector_form(form);
-            if !self.is_ended() && self.uses_mmx() && !matches!(self.insn.mnemonic(), iced_x86::Mnemonic::Emms) {
+            if !self.is_ended()
+                && self.uses_mmx()
+                && !matches!(self.insn.mnemonic(), iced_x86::Mnemonic::Emms)
+            {
                 self.enter_mmx();
             }
         }
@@ -247,6 +252,15 @@ impl Translator<'_> {
             return self.combine_mmx(op, lane, a, b, imm);
         }
         let ty = self.b.ty(a);
+        if a == b {
+            // Ways to write zero, all ones or nothing without depending on the register.
+            match op {
+                Op::VXor | Op::VSub | Op::VCmpGtS => return self.b.iconst(ty, 0),
+                Op::VCmpEq => return self.b.iconst(ty, u64::MAX),
+                Op::VAnd | Op::VOr => return a,
+                _ => {}
+            }
+        }
         self.vector_op(Inst { a, b, lane, imm, ..Inst::new(op, ty) })
     }
 

@@ -10,7 +10,8 @@ impl Translator<'_> {
     /// Working type of the instruction: V256 if its first vector operand is a YMM register.
     pub(super) fn vector_type(&self) -> Type {
         let first = self.insn.op0_register();
-        let register = if first == Register::None || first.is_gpr() { self.insn.op1_register() } else { first };
+        let register =
+            if first == Register::None || first.is_gpr() { self.insn.op1_register() } else { first };
         if register.is_ymm() { Type::V256 } else { Type::V128 }
     }
 

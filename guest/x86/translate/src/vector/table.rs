@@ -133,9 +133,7 @@ fn integer(mnemonic: M) -> Option<Form> {
         M::Pand | M::Vpand | M::Andps | M::Vandps | M::Andpd | M::Vandpd => Binary(Op::VAnd, Whole),
         M::Por | M::Vpor | M::Orps | M::Vorps | M::Orpd | M::Vorpd => Binary(Op::VOr, Whole),
         M::Pxor | M::Vpxor | M::Xorps | M::Vxorps | M::Xorpd | M::Vxorpd => Binary(Op::VXor, Whole),
-        M::Pandn | M::Vpandn | M::Andnps | M::Vandnps | M::Andnpd | M::Vandnpd => {
-            Swapped(Op::VAndNot, Whole)
-        }
+        M::Pandn | M::Vpandn | M::Andnps | M::Vandnps | M::Andnpd | M::Vandnpd => Swapped(Op::VAndNot, Whole),
         M::Psllw | M::Vpsllw => Shift(Op::VShlImm, Op::VShl, I16),
         M::Pslld | M::Vpslld => Shift(Op::VShlImm, Op::VShl, I32),
         M::Psllq | M::Vpsllq => Shift(Op::VShlImm, Op::VShl, I64),
