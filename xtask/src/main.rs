@@ -1,2 +1,43 @@
-//! Repository tasks.
-fn main() {}
+//! The repository's own commands: `cargo xtask COMMAND`.
+
+mod cargo;
+mod demo;
+mod lint;
+mod packages;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [--check]     boot Debian's kernel to a shell (--check: unattended, exit 0 if the shell answered)
+  test [FILTER]      install what the tests need and run all of them
+  lint               layering, file sizes, unsafe code, formatting
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["demo"] => demo::run(demo::Mode::Interactive),
+        ["demo", "--check"] => demo::run(demo::Mode::Check),
+        ["test", filters @ ..] if filters.len() <= 1 => test::run_tests(filters.first().copied()),
+        ["lint"] => lint::run(),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

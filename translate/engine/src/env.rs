@@ -398,13 +398,14 @@ impl Env {
 
     /// Code for `pc` under the current mode, if the jump cache has it.
     pub(crate) fn cached_code(&self, pc: u64) -> Option<u64> {
-        let e: &JumpEntry = &self.frame().jump_cache[rhea_backend_x64::jump_cache_index(pc)];
+        let e: &JumpEntry = &self.frame().jump_cache
+            [rhea_backend_x64::layout::jump_cache_index(pc, crate::frame::JUMP_CACHE_BITS as u8)];
         (e.key.load(Ordering::Relaxed) == pc ^ self.lookup_key()).then(|| e.code.load(Ordering::Relaxed))
     }
 
     /// Enters code for `pc` under the current mode in the jump cache.
     pub(crate) fn cache_code(&mut self, pc: u64, code: u64, global: bool) {
-        let i = rhea_backend_x64::jump_cache_index(pc);
+        let i = rhea_backend_x64::layout::jump_cache_index(pc, crate::frame::JUMP_CACHE_BITS as u8);
         let key = pc ^ self.lookup_key();
         let none = self.never();
         let e = &self.frame().jump_cache[i];
@@ -590,16 +591,35 @@ pub(crate) fn host_cas(host: usize, size: u32, old: u64, new: u64) -> u64 {
     // SAFETY: as in `host_store`, and aligned as the caller checked.
     unsafe {
         match size {
-            1 => either(AtomicU8::from_ptr(host as *mut u8).compare_exchange(
-                old as u8, new as u8, SeqCst, SeqCst,
-            )),
-            2 => either(AtomicU16::from_ptr(host as *mut u16).compare_exchange(
-                old as u16, new as u16, SeqCst, SeqCst,
-            )),
-            4 => either(AtomicU32::from_ptr(host as *mut u32).compare_exchange(
-                old as u32, new as u32, SeqCst, SeqCst,
-            )),
+            1 => either(
+                AtomicU8::from_ptr(host as *mut u8).compare_exchange(old as u8, new as u8, SeqCst, SeqCst),
+            ),
+            2 => either(
+                AtomicU16::from_ptr(host as *mut u16)
+                    .compare_exchange(old as u16, new as u16, SeqCst, SeqCst),
+            ),
+            4 => either(
+                AtomicU32::from_ptr(host as *mut u32)
+                    .compare_exchange(old as u32, new as u32, SeqCst, SeqCst),
+            ),
             _ => either(AtomicU64::from_ptr(host as *mut u64).compare_exchange(old, new, SeqCst, SeqCst)),
         }
     }
+}
+
+/// Compares and swaps 16 bytes; `None` if the host cannot or the address is not aligned.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn host_cas128(host: usize, old: u128, new: u128) -> Option<u128> {
+    use Ordering::SeqCst;
+    if !host.is_multiple_of(16) || !std::arch::is_x86_feature_detected!("cmpxchg16b") {
+        return None;
+    }
+    // SAFETY: the feature is there, the address is aligned and inside a page of RAM that takes writes.
+    Some(unsafe { std::arch::x86_64::cmpxchg16b(host as *mut u128, old, new, SeqCst, SeqCst) })
+}
+
+/// Compares and swaps 16 bytes; `None` if the host cannot.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn host_cas128(_: usize, _: u128, _: u128) -> Option<u128> {
+    None
 }

@@ -20,7 +20,7 @@ pub const TLB_ENTRIES: usize = 1 << TLB_BITS;
 /// MMU indices a frame has tables for.
 pub const MMU_INDICES: usize = 8;
 /// Log2 of the entries of the jump cache.
-pub const JUMP_CACHE_BITS: u32 = rhea_backend_x64::JUMP_CACHE_BITS;
+pub const JUMP_CACHE_BITS: u32 = 12;
 /// Entries of the shadow return stack.
 pub const RETURN_STACK_ENTRIES: usize = 32;
 /// A TLB tag that no access matches: accesses compare page addresses, at most with low bits below the access size.

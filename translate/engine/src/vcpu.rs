@@ -75,15 +75,6 @@ impl VcpuShared {
         }
         *event = false;
     }
-
-    /// Sleeps for at most `limit`, or until kicked since the last look.
-    pub(crate) fn sleep_for(&self, limit: std::time::Duration) {
-        let mut event = self.event.lock();
-        if !*event {
-            self.wake.wait_for(&mut event, limit);
-        }
-        *event = false;
-    }
 }
 
 /// A handle for other threads.

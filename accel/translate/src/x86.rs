@@ -1,0 +1,1 @@
+//! x86 vCPUs (in progress).

@@ -1,0 +1,164 @@
+//! Whole command lines to configurations, and refusals to their one line.
+
+use super::*;
+use crate::config::{LogItem, Threading, Tier, Topology};
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn config(line: &str) -> SystemConfig {
+    match parse("rhea", Target::X86_64, &words(line)) {
+        Ok(Outcome::Run(config)) => *config,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn refusal(line: &str) -> String {
+    match parse("rhea", Target::X86_64, &words(line)) {
+        Err(error) => format!("{error:#}"),
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn said(line: &str) -> String {
+    match parse("rhea", Target::X86_64, &words(line)) {
+        Ok(Outcome::Say(text)) => text,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_kernel_and_nothing_else() {
+    let c = config("-kernel k");
+    assert_eq!(c.machine, MachineKind::Q35);
+    assert_eq!(c.cpu.model, "qemu64");
+    assert_eq!(c.ram_size, 128 << 20);
+    assert_eq!(c.topology, Topology { cpus: 1, maxcpus: 1, sockets: 1, dies: 1, cores: 1, threads: 1 });
+    assert_eq!(c.serials, [CharConfig::MonitorAndStdio]);
+    assert_eq!(c.accel.tier, Tier::Baseline);
+}
+
+#[test]
+fn a_usual_command_line() {
+    let c = config(
+        "-M q35,accel=tcg -m 1G -smp 4,sockets=2 -kernel k -initrd i -append console=ttyS0 -serial stdio -display none \
+         -no-reboot -S -name test -uuid 12345678-9abc-def0-1234-56789abcdef0 -d in_asm,int -D log -dfilter 0x0+0x1000",
+    );
+    assert_eq!(c.ram_size, 1 << 30);
+    assert_eq!((c.topology.cpus, c.topology.sockets, c.topology.cores), (4, 2, 2));
+    assert_eq!(c.serials, [CharConfig::Stdio { signal: true, mux: false }]);
+    assert!(c.run.no_reboot && c.run.start_stopped && !c.run.no_shutdown);
+    assert_eq!(c.name.as_deref(), Some("test"));
+    assert_eq!(c.uuid.unwrap()[..3], [0x12, 0x34, 0x56]);
+    assert_eq!(c.log.items, [LogItem::InAsm, LogItem::Int]);
+    assert_eq!(c.log.ranges, [(0, 0xfff)]);
+}
+
+#[test]
+fn options_of_the_translator() {
+    let a = config("-kernel k -accel tcg,thread=single,tb-size=256,one-insn-per-tb=on,lockstep=on").accel;
+    assert_eq!(a.thread, Some(Threading::Single));
+    assert_eq!(a.tb_size, Some(256 << 20));
+    assert!(a.one_insn_per_tb && a.lockstep);
+    assert_eq!(config("-kernel k -accel tcg,tier=interpreter").accel.tier, Tier::Interpreter);
+    assert_eq!(config("-kernel k -accel kvm -accel tcg").accel.tier, Tier::Baseline);
+    assert_eq!(config("-kernel k -machine accel=kvm:tcg").accel.tier, Tier::Baseline);
+}
+
+#[test]
+fn bare_metal_devices() {
+    let c = config(
+        "-bios rom -device isa-debug-exit,iobase=0xf4,iosize=4 -chardev file,id=out,path=x -device \
+         isa-debugcon,iobase=0xe9,chardev=out -device loader,file=f,addr=0x100000 -display none",
+    );
+    assert_eq!(c.debug_exit.unwrap().iobase, 0xf4);
+    assert_eq!(c.debugcon.unwrap().chardev, CharConfig::Named("out".into()));
+    assert_eq!(c.loaders[0].addr, 0x10_0000);
+    assert!(c.serials.is_empty());
+    assert!(config("-bios r -device {\"driver\":\"isa-debug-exit\",\"iobase\":244}").debug_exit.is_some());
+}
+
+#[test]
+fn clocks() {
+    let c = config("-kernel k -rtc base=2006-06-17T16:01:21,clock=vm -icount shift=3,sleep=off");
+    assert_eq!(c.rtc, RtcConfig { base: RtcBase::DateTime(1_150_560_081), clock: RtcClock::Vm });
+    assert_eq!(c.icount, Some(IcountConfig { shift: 3, sleep: false }));
+    assert!(refusal("-icount auto").contains("shift=auto is not implemented"));
+    assert!(refusal("-icount 11").contains("0 to 10"));
+    assert!(refusal("-rtc base=yesterday").contains("expects 'utc'"));
+    assert!(refusal("-rtc driftfix=slew").contains("not implemented"));
+}
+
+#[test]
+fn unknown_options_are_refused_by_name_with_a_hint() {
+    assert_eq!(refusal("-kernal k"), "-kernal: invalid option; did you mean '-kernel'?");
+    assert_eq!(refusal("-foobarbaz"), "-foobarbaz: invalid option; see -help");
+    assert_eq!(refusal("-drive file=x"), "-drive: not implemented yet (disks)");
+    assert_eq!(
+        refusal("-enable-kvm"),
+        "-enable-kvm: not implemented yet (the KVM accelerator; -accel tcg is there)"
+    );
+    assert!(refusal("disk.img").starts_with("disk.img: disk images are not implemented"));
+    assert_eq!(refusal("-kernel"), "-kernel: requires an argument");
+}
+
+#[test]
+fn wrong_values_name_option_and_parameter() {
+    assert_eq!(
+        refusal("-m 1X"),
+        "-m 1X: parameter 'size' expects a size (such as 512M or 4G; a plain number counts MiB), not '1X'"
+    );
+    assert!(refusal("-m 1G,slots=2").contains("unknown parameter 'slots'"));
+    assert!(refusal("-M pc").contains("machine 'pc' is not implemented yet"));
+    assert!(refusal("-M q53").contains("did you mean 'q35'?"));
+    assert!(refusal("-M q35,usb=on").contains("unknown parameter 'usb'"));
+    assert!(refusal("-accel kvm -kernel k").contains("not implemented yet"));
+    assert!(refusal("-accel tgc").contains("did you mean 'tcg'?"));
+    assert!(refusal("-accel tcg,tb-size=0").contains("tb-size"));
+    assert!(refusal("-serial pty").contains("'pty' is not implemented yet"));
+    assert!(refusal("-serial tcp::4444").contains("'tcp' is not implemented yet"));
+    assert!(refusal("-device e1000").contains("device 'e1000' is not implemented yet"));
+    assert!(refusal("-d in_asn").contains("did you mean 'in_asm'?"));
+    assert!(refusal("-display gtk").contains("display 'gtk' is not implemented"));
+    assert!(refusal("-uuid 12").contains("hexadecimal"));
+    assert!(refusal("-smp 4,cores=3 -kernel k").contains("-smp: invalid CPU topology"));
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    assert!(refusal("-append x -bios b").contains("-append: only allowed with -kernel"));
+    assert!(refusal("-m 1G").contains("nothing to run"));
+    assert!(refusal("-kernel k -serial stdio -serial mon:stdio").contains("stdio can be used once"));
+    assert!(refusal("-kernel k -serial chardev:x").contains("no -chardev has the id 'x'"));
+    assert!(refusal("-kernel k -chardev null,id=a -chardev null,id=a").contains("id 'a' is taken"));
+}
+
+#[test]
+fn help_texts() {
+    for (line, part) in [
+        ("-M help", "q35"),
+        ("-machine q35,help", "accel="),
+        ("-accel help", "tcg"),
+        ("-accel tcg,help", "tb-size="),
+        ("-d help", "guest_errors"),
+        ("-smp help", "maxcpus="),
+        ("-device help", "isa-debug-exit"),
+        ("-device loader,help", "addr="),
+        ("-chardev help", "input-path="),
+        ("-help", "-dfilter"),
+        ("--version", "Rhea"),
+    ] {
+        assert!(said(line).contains(part), "{line}");
+    }
+}
+
+#[test]
+fn every_option_stands_once() {
+    let mut names: Vec<&str> = table::OPTIONS.iter().flat_map(|o| o.names).copied().collect();
+    names.extend(table::NOT_YET.iter().flat_map(|(names, _)| *names));
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}

@@ -1,0 +1,48 @@
+//! Debian packages that tests and bench need on this system.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use rhea_boot_tests::debian;
+
+use crate::cargo::run;
+
+/// Installs those of `packages` that are missing, with apt-get, as root or through sudo.
+pub fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|p| !is_installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    let attempt =
+        || run(as_root("apt-get")?.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing));
+    if attempt().is_ok() {
+        return Ok(());
+    }
+    // A fresh container has no package lists yet.
+    run(as_root("apt-get")?.args(["-q", "update"]))?;
+    attempt().with_context(|| format!("cannot install {}", missing.join(" ")))
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f", "${Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|o| String::from_utf8_lossy(&o.stdout).ends_with("ok installed"))
+}
+
+fn as_root(program: &str) -> anyhow::Result<Command> {
+    let mut command = if debian::run(Command::new("id").arg("-u"))?.trim() == "0" {
+        Command::new(program)
+    } else if Path::new("/usr/bin/sudo").exists() {
+        let mut command = Command::new("sudo");
+        command.arg(program);
+        command
+    } else {
+        bail!("installing packages needs root");
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    Ok(command)
+}
