@@ -210,6 +210,7 @@ helpers! {
 
 /// Description of helper `id`.
 pub fn info(id: u32) -> &'static HelperInfo {
+<<<<<<< HEAD
     &HELPERS[id as usize].info
 }
 
@@ -221,4 +222,10 @@ pub fn table() -> &'static [Helper] {
 /// Descriptions of the whole table, for the verifier and the printer.
 pub fn infos() -> Vec<HelperInfo> {
     table().iter().map(|h| h.info).collect()
+=======
+    match INFOS.get(id as usize) {
+        Some(info) => info,
+        None => &crate::vector_helpers::INFOS[(id - COUNT) as usize],
+    }
+>>>>>>> vecfront
 }

@@ -16,8 +16,12 @@ mod integer;
 pub mod operand;
 mod product;
 pub mod reasons;
+<<<<<<< HEAD
 mod runtime;
 mod shift;
+=======
+pub mod save;
+>>>>>>> vecfront
 pub mod slots;
 mod stack;
 mod string;
@@ -25,6 +29,8 @@ mod system;
 pub mod translator;
 pub mod unit;
 mod vector;
+pub mod vector_helpers;
+mod x87;
 
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
