@@ -157,7 +157,7 @@ impl CpuModel {
         let threads = self.topology.threads_per_package();
         let mut ebx = (apic_id & 0xff) << 24;
         if self.features.has(Feature::CLFLUSH) {
-            ebx |= LINE / 8 << 8;
+            ebx |= (LINE / 8) << 8;
         }
         if threads > 1 {
             ebx |= threads.min(255) << 16;

@@ -7,6 +7,7 @@ pub mod control;
 pub mod cpuid;
 pub mod features;
 pub mod flags;
+pub mod gdb;
 pub mod mode;
 pub mod model;
 mod models;

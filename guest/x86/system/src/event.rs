@@ -3,9 +3,10 @@
 use rhea_x86_state::X86State;
 use rhea_x86_state::flags;
 use rhea_x86_state::platform::Pending;
-use rhea_x86_state::state::seg;
+use rhea_x86_state::state::{attr, seg};
 
 use crate::bus::{SystemBus, TlbScope};
+use crate::segment::load_real;
 use crate::{interrupt, smm};
 
 /// Whether an event could be taken now: what a loop that polls `LocalApicPort::pending` needs to know. Cheap.
@@ -107,8 +108,7 @@ pub fn init(st: &mut X86State, bus: &mut dyn SystemBus) {
 pub fn start_up(st: &mut X86State, vector: u8) {
     st.wait_for_sipi = 0;
     st.halted = 0;
-    st.seg[seg::CS].selector = u16::from(vector) << 8;
-    st.seg[seg::CS].base = u64::from(vector) << 12;
+    load_real(&mut st.seg[seg::CS], u16::from(vector) << 8, attr::CODE);
     st.rip = 0;
     st.mode = st.compute_mode();
 }

@@ -49,7 +49,9 @@ fn vendor(bus: &dyn SystemBus, v: Vendor) -> Result<(), Exception> {
 /// RDMSR.
 pub fn rdmsr(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32) -> Result<u64, Exception> {
     require_cpl0(st)?;
-    feature(st, Feature::MSR)?;
+    if !st.features.has(Feature::MSR) {
+        return Err(Exception::ud());
+    }
     Ok(match msr {
         index::FS_BASE
         | index::GS_BASE
@@ -155,7 +157,9 @@ fn read_vendor(st: &X86State, bus: &mut dyn SystemBus, msr: u32) -> Result<u64, 
 /// WRMSR.
 pub fn wrmsr(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32, value: u64) -> Result<(), Exception> {
     require_cpl0(st)?;
-    feature(st, Feature::MSR)?;
+    if !st.features.has(Feature::MSR) {
+        return Err(Exception::ud());
+    }
     match msr {
         index::FS_BASE | index::GS_BASE | index::KERNEL_GS_BASE | index::LSTAR | index::CSTAR => {
             feature(st, Feature::LM)?;
@@ -288,12 +292,14 @@ fn write_tsc(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32, value: u64) -
             let delta = value.wrapping_sub(tsc(st, bus));
             st.tsc_offset = st.tsc_offset.wrapping_add(delta);
             st.msr.tsc_adjust = st.msr.tsc_adjust.wrapping_add(delta);
+            rearm_deadline(st, bus);
         }
         index::TSC_ADJUST => {
             feature(st, Feature::TSC_ADJUST)?;
             let delta = value.wrapping_sub(st.msr.tsc_adjust);
             st.tsc_offset = st.tsc_offset.wrapping_add(delta);
             st.msr.tsc_adjust = value;
+            rearm_deadline(st, bus);
         }
         index::TSC_AUX => {
             require(st.features.has(Feature::RDTSCP) || st.features.has(Feature::RDPID))?;
@@ -307,6 +313,15 @@ fn write_tsc(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32, value: u64) -
         }
     }
     Ok(())
+}
+
+/// The counter has jumped: an armed deadline is now nearer or farther.
+fn rearm_deadline(st: &X86State, bus: &mut dyn SystemBus) {
+    let deadline = bus.apic().tsc_deadline();
+    if deadline != 0 {
+        let (now, hz) = (tsc(st, bus), bus.tsc_hz());
+        bus.apic().set_tsc_deadline(deadline, now, hz);
+    }
 }
 
 /// Index into `Msrs::mtrr_fixed` of a fixed-range MTRR.
