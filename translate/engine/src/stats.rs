@@ -19,6 +19,8 @@ pub struct Stats {
     pub dispatches: u64,
     /// Lookups that went to the shared map.
     pub lookups: u64,
+    /// Times a segment of code space was emptied to make room.
+    pub evictions: u64,
     /// Units dropped because their code was written.
     pub invalidated: u64,
     /// Units run by the interpreter because the back end does not support an operation in them.
