@@ -28,7 +28,7 @@ impl Random {
     fn selector(&mut self) -> u16 {
         match self.below(8) {
             0 => self.next() as u16,
-            _ => (self.below(u64::from(sel::LIMIT) / 8 + 2) * 8 | self.below(4)) as u16,
+            _ => ((self.below(u64::from(sel::LIMIT) / 8 + 2) << 3) | self.below(4)) as u16,
         }
     }
 
