@@ -16,6 +16,7 @@ pub mod slots;
 pub mod translator;
 pub mod unit;
 mod vector;
+pub mod vector_calls;
 pub mod vector_helpers;
 mod x87;
 

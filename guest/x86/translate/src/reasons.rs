@@ -14,6 +14,8 @@ pub const STEP: u32 = 3;
 pub const STOPPED: u32 = 4;
 /// An x87 stack fault: execute the one instruction at hand with mode bit `X87_UNMASKED` added.
 pub const X87_FAULT: u32 = 16;
+/// An x87 exception is pending with CR0.NE clear: assert FERR#, then go on at the instruction at hand.
+pub const FERR: u32 = 17;
 /// `FAULT + vector`: a fault without operands: its error code is zero where the vector has one.
 pub const FAULT: u32 = 0x100;
 
