@@ -164,7 +164,7 @@ fn any_bytes_give_valid_ir() {
             } else {
                 code.extend_from_slice(LEADS[(r >> 8 & 15) as usize]);
                 if r & 0x10000 != 0 && code.ends_with(&[0xc4]) {
-                    code.extend_from_slice(&[0xe0 | 1 + (r >> 20 & 1) as u8, (r >> 24) as u8]);
+                    code.extend_from_slice(&[0xe1 + (r >> 20 & 1) as u8, (r >> 24) as u8]);
                 }
             }
             for _ in 0..3 {
