@@ -234,6 +234,14 @@ impl Guest for X86Guest {
             reasons::TRAP => Self::after_instruction(cx, true, false),
             reasons::STEP_RF => Self::after_instruction(cx, false, true),
             reasons::TRAP_RF => Self::after_instruction(cx, true, true),
+            reasons::X87_FAULT => {
+                cx.state::<X86State>().mode |= mode::X87_UNMASKED;
+                return Next::RunOne;
+            }
+            reasons::FERR => {
+                let index = cx.env().index();
+                cx.data::<X86Cpu>().signal_ferr(index);
+            }
             reasons::NOT_CANONICAL => {
                 let e = Self::canonical_fault(cx);
                 Self::raise(cx, e);

@@ -18,6 +18,7 @@ mod product;
 pub mod reasons;
 mod runtime;
 mod shift;
+pub mod save;
 pub mod slots;
 mod stack;
 mod string;
@@ -25,6 +26,9 @@ mod system;
 pub mod translator;
 pub mod unit;
 mod vector;
+pub mod vector_calls;
+pub mod vector_helpers;
+mod x87;
 
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
