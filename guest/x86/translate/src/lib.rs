@@ -29,3 +29,6 @@ mod vector;
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
 pub use translator::Translator;
+
+#[cfg(test)]
+mod tests;
