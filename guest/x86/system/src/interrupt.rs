@@ -15,7 +15,7 @@ use crate::descriptor::{
 };
 use crate::exception::{Exception, vector};
 use crate::far::{check_ip, inner_stack, rsp_from_tss};
-use crate::segment::{iopl, null_segment, null_stack_segment};
+use crate::segment::{iopl, load_real, null_segment, null_stack_segment};
 use crate::stack::Stack;
 use crate::task::{self, TaskSwitch};
 use crate::vme;
@@ -225,8 +225,7 @@ fn real(st: &mut X86State, bus: &mut dyn SystemBus, event: &Event) -> Result<(),
     stack.push(st, bus, 2, event.rip & 0xffff)?;
     stack.commit(st);
     st.rflags &= !(flags::IF | flags::TF | flags::AC | flags::RF);
-    st.seg[seg::CS].selector = (entry >> 16) as u16;
-    st.seg[seg::CS].base = (entry >> 16 & 0xffff) << 4;
+    load_real(&mut st.seg[seg::CS], (entry >> 16) as u16, attr::CODE);
     st.rip = entry & 0xffff;
     finish(st);
     Ok(())

@@ -103,6 +103,8 @@ pub enum Flags {
         /// Relation code (I32) as `Op::FRel` gives it.
         relation: Val,
     },
+    /// Only CF is known: bit 0 of this I64. The flag record in the state has the rest.
+    Carry(Val),
     /// Comparison whose relation code (I32, as `Op::FRel`) is known: FCOMI and relatives.
     Relation(Val),
 }
@@ -181,6 +183,42 @@ impl Translator<'_> {
         self.flags = Flags::Record { kind, r, src };
     }
 
+    /// CF is bit 0 of `bit` (I64), ZF stays; AF, SF, PF and OF are of no interest (bit tests). Stays clear of computing
+    /// the flags: SHR's record keeps CF beside a result that gives ZF.
+    pub fn set_carry_keep_zero(&mut self, bit: Val) {
+        let result = match self.flags {
+            Flags::Add { r, .. }
+            | Flags::Adc { r, .. }
+            | Flags::Sub { r, .. }
+            | Flags::Sbb { r, .. }
+            | Flags::Logic { r }
+            | Flags::Inc { r, .. }
+            | Flags::Dec { r, .. }
+            | Flags::Record { r, .. } => Some(r),
+            _ => None,
+        };
+        if let Some(r) = result {
+            return self.set_flags_record(kind::SHR, r, bit);
+        }
+        let op = self.b.get(slots::CC_OP);
+        if let Some(0) = self.b.as_const(op) {
+            let value = self.flags_value();
+            let value = self.b.deposit(value, bit, 0, 1);
+            return self.set_flags_value(value);
+        }
+        // A record of unknown kind: a value gets the bit deposited, any other becomes SHR's with the same width.
+        let is_value = self.b.icmp_imm(Cond::LtU, op, 4);
+        let width = self.b.and_imm(op, 3);
+        let shr = self.b.add_imm(width, u64::from(kind::SHR * 4));
+        let new_op = self.b.select(is_value, op, shr);
+        let src = self.b.get(slots::CC_SRC);
+        let value = self.b.deposit(src, bit, 0, 1);
+        let new_src = self.b.select(is_value, value, bit);
+        self.b.put(slots::CC_OP, new_op);
+        self.b.put(slots::CC_SRC, new_src);
+        self.flags = Flags::Carry(bit);
+    }
+
     /// The six flags from their RFLAGS positions in `value` (I64; other bits are ignored).
     pub fn set_flags_value(&mut self, value: Val) {
         let op = self.b.iconst(Type::I32, 0);
@@ -227,6 +265,9 @@ impl Translator<'_> {
         if let Flags::Value(v) = self.flags {
             return v;
         }
+        if matches!(self.flags, Flags::FloatCompare { .. } | Flags::Relation(_)) {
+            return self.b.get(slots::CC_SRC);
+        }
         let op = self.b.get(slots::CC_OP);
         let dst = self.b.get(slots::CC_DST);
         let src = self.b.get(slots::CC_SRC);
@@ -272,6 +313,11 @@ impl Translator<'_> {
         let turn = |c: Cond| if inverted { c.invert() } else { c };
         match self.flags {
             Flags::Unknown | Flags::Value(_) => None,
+            Flags::Carry(v) => (base == C::b).then(|| {
+                let c = self.b.extract(v, 0, 1);
+                let c = self.b.zext(Type::I8, c);
+                if inverted { self.not(c) } else { c }
+            }),
             Flags::Sub { a, b, r } => match base {
                 C::b => Some(self.b.icmp(turn(Cond::LtU), a, b)),
                 C::be => Some(self.b.icmp(turn(Cond::LeU), a, b)),

@@ -7,11 +7,16 @@ pub const RESUME: u32 = 0;
 pub const HALT: u32 = 1;
 /// An exception is recorded in the vCPU data and is to be delivered at the PC of the instruction at hand.
 pub const EXCEPTION: u32 = 2;
-/// An instruction finished under TF, or with breakpoints armed: look for debug traps. The PC is that of the next
-/// instruction.
+/// An instruction finished in an interrupt shadow or with breakpoints armed. The PC is that of the next instruction.
 pub const STEP: u32 = 3;
-/// The processor is in shutdown, or waits for a start-up IPI.
-pub const STOPPED: u32 = 4;
+/// As [`STEP`], and RFLAGS.TF was set when the instruction began: a single-step trap.
+pub const TRAP: u32 = 4;
+/// An IRET finished, which loaded RF, with breakpoints armed; as [`STEP`] otherwise.
+pub const STEP_RF: u32 = 5;
+/// As [`STEP_RF`], with a single-step trap.
+pub const TRAP_RF: u32 = 6;
+/// An access to an address that is not canonical, at the PC of the instruction: #GP(0), or #SS(0) by way of SS.
+pub const NOT_CANONICAL: u32 = 7;
 /// An x87 stack fault: execute the one instruction at hand with mode bit `X87_UNMASKED` added.
 pub const X87_FAULT: u32 = 16;
 /// An x87 exception is pending with CR0.NE clear: assert FERR#, then go on at the instruction at hand.

@@ -37,6 +37,11 @@ pub const X87_SW: Slot = Slot::new(offset_of!(X86State, x87_sw), Type::I32);
 /// MXCSR.
 pub const MXCSR: Slot = Slot::new(offset_of!(X86State, mxcsr), Type::I32);
 
+/// IA32_KERNEL_GS_BASE.
+pub const KERNEL_GS_BASE: Slot = Slot::new(offset_of!(X86State, msr.kernel_gs_base), Type::I64);
+/// IA32_TSC_AUX.
+pub const TSC_AUX: Slot = Slot::new(offset_of!(X86State, msr.tsc_aux), Type::I64);
+
 /// Scratch word `index` (0..=7).
 pub const fn scratch(index: usize) -> Slot {
     Slot::new(offset_of!(X86State, scratch) + 8 * index, Type::I64)

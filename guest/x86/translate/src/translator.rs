@@ -32,6 +32,12 @@ pub struct Translator<'a> {
     pub(crate) vector: crate::vector::VectorState,
     /// What is known of the x87 stack.
     pub(crate) stack: crate::x87::Stack,
+    /// Mode word the unit started under. CLAC and STAC change `mode` within a unit.
+    pub start_mode: u64,
+    /// STI was the last instruction: the next one ends the unit, and then interrupts are looked at.
+    pub shadow_next: bool,
+    /// The instruction at hand is the one after STI.
+    pub in_shadow: bool,
     /// A value and its zero extension to I64, to widen each result once.
     widened: (Val, Val),
 }
@@ -73,6 +79,9 @@ impl<'a> Translator<'a> {
             flags: Flags::unknown(),
             vector: Default::default(),
             stack: Default::default(),
+            start_mode: mode_word,
+            shadow_next: false,
+            in_shadow: false,
             widened: (Val::NONE, Val::NONE),
         }
     }
@@ -142,17 +151,28 @@ impl<'a> Translator<'a> {
         self.raise(reasons::vector::GP);
     }
 
-    /// The exit to `target` within the current mode: a chained jump, or a look at debug traps in the modes that
-    /// execute one instruction at a time.
-    pub fn exit_to(&mut self, target: Target) -> Exit {
+    /// Reason for leaving after a complete instruction.
+    fn resume_reason(&self) -> u32 {
         if !self.single() {
+            reasons::RESUME
+        } else if self.mode & mode::TF != 0 {
+            reasons::TRAP
+        } else {
+            reasons::STEP
+        }
+    }
+
+    /// The exit to `target`: a chained jump, unless the dispatcher has something to look at first.
+    pub fn exit_to(&mut self, target: Target) -> Exit {
+        if !self.single() && !self.in_shadow && self.mode == self.start_mode {
             return Exit::Jump(target);
         }
+        let reason = self.resume_reason();
         match target {
-            Target::Static(pc) => Exit::Leave { reason: reasons::STEP, pc: Some(pc) },
+            Target::Static(pc) => Exit::Leave { reason, pc: Some(pc) },
             Target::Dynamic(v) => {
                 self.b.put(crate::slots::RIP, v);
-                Exit::Leave { reason: reasons::STEP, pc: None }
+                Exit::Leave { reason, pc: None }
             }
         }
     }
@@ -171,13 +191,13 @@ impl<'a> Translator<'a> {
 
     /// Ends the unit after this instruction; the dispatcher looks at the mode word and at interrupts.
     pub fn leave_after(&mut self) {
-        let reason = if self.single() { reasons::STEP } else { reasons::RESUME };
+        let reason = self.resume_reason();
         self.b.exit(Exit::Leave { reason, pc: Some(self.next_pc) });
     }
 
     /// Ends the unit after a helper that set the PC slot itself.
     pub fn leave_at_slot(&mut self) {
-        let reason = if self.single() { reasons::STEP } else { reasons::RESUME };
+        let reason = self.resume_reason();
         self.b.exit(Exit::Leave { reason, pc: None });
     }
 
@@ -222,12 +242,28 @@ impl<'a> Translator<'a> {
         self.widen(v)
     }
 
-    /// Forgets what was remembered of another unit's values.
+    /// Starts the translation of `insn`.
     pub fn start_insn(&mut self, insn: Instruction) {
+        self.in_shadow = self.shadow_next;
+        self.shadow_next = false;
         self.pc = insn.ip();
         self.next_pc = insn.next_ip() & self.ip_mask();
         self.insn = insn;
         self.b.insn(self.pc, insn.len() as u32);
+        if self.mode & mode::CODE_BREAKPOINTS != 0 {
+            let linear = if self.is64() {
+                self.pc
+            } else {
+                (self.mode >> mode::CS_BASE_SHIFT).wrapping_add(self.pc) & 0xffff_ffff
+            };
+            let linear = self.c64(linear);
+            self.helper(helpers::CHECK_BREAKPOINT, &[linear]);
+        }
+        if self.mode & mode::SHADOW != 0 {
+            // This is the instruction in the shadow; should it fault, the shadow is over all the same.
+            let zero = self.b.iconst(Type::I32, 0);
+            self.b.put(crate::slots::INTERRUPT_SHADOW, zero);
+        }
     }
 
     /// Whether operand `i` is in memory.

@@ -1,6 +1,6 @@
 //! Decoding a run of instructions into one unit.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 use rhea_ir::Builder;
 use rhea_x86_state::mode;
 
@@ -58,14 +58,18 @@ pub fn translate(
         if set.has(insn.code()) {
             t.instruction();
         } else {
-            t.undefined();
+            t.without_feature();
         }
         if t.is_ended() {
             break;
         }
+        if t.in_shadow {
+            t.leave_after();
+            break;
+        }
     }
     if !t.is_ended() {
-        t.end_after();
+        t.finish_unit();
     }
     b.unit.len = len as u32;
     Ok(())
@@ -76,6 +80,27 @@ impl Translator<'_> {
     fn start_invalid(&mut self, insn: Instruction, consumed: usize) {
         self.start_insn(insn);
         if consumed >= MAX_LENGTH { self.raise(vector::GP) } else { self.undefined() }
+    }
+
+    /// An instruction that the model does not have: #UD, but for those whose encoding means something older without
+    /// the feature (a prefix that is then ignored).
+    fn without_feature(&mut self) {
+        match self.insn.mnemonic() {
+            Mnemonic::Tzcnt | Mnemonic::Lzcnt => self.scan_for_count(),
+            Mnemonic::Wbnoinvd => self.instruction(),
+            _ => self.undefined(),
+        }
+    }
+
+    /// Ends a unit that no instruction ended.
+    fn finish_unit(&mut self) {
+        if !self.shadow_next {
+            return self.end_after();
+        }
+        // The instruction after STI is in another unit: the state has to say so.
+        let one = self.b.iconst(rhea_ir::Type::I32, 1);
+        self.b.put(crate::slots::INTERRUPT_SHADOW, one);
+        self.leave_after();
     }
 
     /// Translates the instruction at hand.

@@ -199,7 +199,7 @@ impl Translator<'_> {
                 let v = self.vector_op(Inst { a, lane, imm, ..Inst::new(op, self.b.ty(a)) });
                 self.write_vector(0, v);
             }
-            Form::Shift(by_imm, by_count, lane) => self.shift(by_imm, by_count, lane),
+            Form::Shift(by_imm, by_count, lane) => self.vector_shift(by_imm, by_count, lane),
             Form::Doubled(op, lane) => {
                 let a = self.read_vector(1);
                 let v = self.vector_op(Inst { a, b: a, lane, ..Inst::new(op, self.b.ty(a)) });
@@ -240,7 +240,7 @@ impl Translator<'_> {
                 self.float_end();
                 self.set_flags_relation(relation);
             }
-            Form::Test(lane) => self.test(lane),
+            Form::Test(lane) => self.vector_test(lane),
             Form::Fma(order, lane, bits) => self.fused(order, lane, bits),
             Form::Special(f) => f(self),
         }
@@ -279,7 +279,7 @@ impl Translator<'_> {
         }
     }
 
-    fn shift(&mut self, by_imm: Op, by_count: Op, lane: Lane) {
+    fn vector_shift(&mut self, by_imm: Op, by_count: Op, lane: Lane) {
         let vex = self.vector.vex;
         let count_operand = if vex { 2 } else { 1 };
         let value_operand = u32::from(vex);
@@ -295,7 +295,7 @@ impl Translator<'_> {
     }
 
     /// PTEST and VTESTPS/PD: ZF and CF from two bit tests, the other flags zero.
-    fn test(&mut self, lane: Lane) {
+    fn vector_test(&mut self, lane: Lane) {
         let a = self.read_vector(0);
         let b = self.read_vector(1);
         let zero = self.b.op2(Op::VTestZero, Type::I8, lane, 0, a, b, 0);
