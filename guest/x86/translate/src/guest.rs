@@ -8,7 +8,6 @@ use rhea_x86_state::mode;
 use rhea_x86_state::model::CpuModel;
 use rhea_x86_state::platform::Pending;
 use rhea_x86_state::state::gpr;
-use rhea_x86_system::bus::SystemBus;
 use rhea_x86_system::exception::Exception;
 use rhea_x86_system::{debug, event, interrupt};
 use std::fmt::Write;
@@ -235,8 +234,8 @@ impl Guest for X86Guest {
                 return Next::RunOne;
             }
             reasons::FERR => {
-                let (_, cpu, env) = cx.parts::<X86State, X86Cpu>();
-                Bus { env, cpu }.signal_ferr();
+                let index = cx.env().index();
+                cx.data::<X86Cpu>().signal_ferr(index);
             }
             reasons::NOT_CANONICAL => {
                 let e = Self::canonical_fault(cx);

@@ -7,7 +7,6 @@ use rhea_engine::Helper;
 use rhea_ir::{HelperInfo, SlotAccess, Type};
 use rhea_x86_state::X86State;
 use std::mem::{offset_of, size_of};
-use std::sync::LazyLock;
 
 use crate::runtime;
 
@@ -217,14 +216,13 @@ pub fn info(id: u32) -> &'static HelperInfo {
     }
 }
 
-/// The whole table.
+/// The whole table: these helpers, then those of [`crate::vector_helpers`].
 pub fn table() -> &'static [Helper] {
-    static ALL: LazyLock<Vec<Helper>> = LazyLock::new(|| {
+    static TABLE: std::sync::LazyLock<Vec<Helper>> = std::sync::LazyLock::new(|| {
         let vector = crate::vector_helpers::INFOS.iter().zip(&crate::vector_calls::FUNCTIONS);
-        let vector = vector.map(|(&info, &function)| Helper { info, function });
-        HELPERS.iter().copied().chain(vector).collect()
+        HELPERS.iter().copied().chain(vector.map(|(&info, &function)| Helper { info, function })).collect()
     });
-    &ALL
+    &TABLE
 }
 
 /// Descriptions of the whole table, for the verifier and the printer.

@@ -19,7 +19,7 @@ pub const TRAP_RF: u32 = 6;
 pub const NOT_CANONICAL: u32 = 7;
 /// An x87 stack fault: execute the one instruction at hand with mode bit `X87_UNMASKED` added.
 pub const X87_FAULT: u32 = 16;
-/// An x87 exception is pending with CR0.NE clear: assert FERR#, then go on at the instruction at hand.
+/// An x87 error waits and CR0.NE is clear: FERR# is signalled and the instruction at hand begun again.
 pub const FERR: u32 = 17;
 /// `FAULT + vector`: a fault without operands: its error code is zero where the vector has one.
 pub const FAULT: u32 = 0x100;
