@@ -1,1 +1,5 @@
-//! (in progress)
+//! Serial ports.
+
+pub mod uart16550;
+
+pub use uart16550::Uart16550;

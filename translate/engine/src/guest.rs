@@ -127,6 +127,9 @@ pub trait Guest: Send + Sync {
     /// be delivered now.
     fn poll_events(&self, cx: &mut VcpuContext) -> Next;
 
+    /// The registers as text, for traces.
+    fn dump(&self, cx: &mut VcpuContext) -> String;
+
     /// Whether `poll_events` would have something to do for a waiting vCPU. Cheap; may be called from another thread.
     fn has_events(&self, cx: &VcpuContext) -> bool;
 }

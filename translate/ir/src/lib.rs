@@ -4,10 +4,11 @@
 //! compiles it. What each operation means is in [`op`]; how units hang together in [`unit`]. Nothing here knows a
 //! guest or a host.
 //!
-//! [`text`] prints and parses units; [`verify`] checks them.
+//! [`text`] prints units and [`parser`] reads them back; [`verify`] checks them.
 
 pub mod builder;
 pub mod op;
+pub mod parser;
 pub mod text;
 pub mod types;
 pub mod unit;

@@ -97,19 +97,27 @@ impl IrqLine {
 
 /// Several drivers on one line (wired-OR): the line is high while any driver is.
 pub struct SharedLine {
-    state: Mutex<u64>,
+    /// Levels of the drivers, one bit each, and how many there are.
+    state: Mutex<(u64, u32)>,
     out: IrqLine,
 }
 
 impl SharedLine {
-    /// `drivers` lines (at most 64) that together drive `out`.
+    /// A line that drives `out`, with no driver yet.
+    pub fn new(out: IrqLine) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new((0, 0)), out })
+    }
+
+    /// Adds a driver.
     ///
     /// # Panics
     /// With more than 64 drivers: boards are built by us, not by guests.
-    pub fn inputs(drivers: u32, out: IrqLine) -> Vec<IrqLine> {
-        assert!(drivers <= 64);
-        let shared = Arc::new(Self { state: Mutex::new(0), out });
-        (0..drivers).map(|pin| IrqLine::new(shared.clone(), pin)).collect()
+    pub fn input(self: &Arc<Self>) -> IrqLine {
+        let mut state = self.state.lock();
+        let pin = state.1;
+        assert!(pin < 64, "more than 64 drivers on a shared line");
+        state.1 += 1;
+        IrqLine::new(self.clone(), pin)
     }
 }
 
@@ -117,9 +125,9 @@ impl IrqSink for SharedLine {
     fn set_level(&self, pin: u32, level: bool) {
         let mut state = self.state.lock();
         let bit = 1u64 << (pin & 63);
-        *state = if level { *state | bit } else { *state & !bit };
+        state.0 = if level { state.0 | bit } else { state.0 & !bit };
         // Under the lock, so that two drivers' changes reach the line in the order they were combined.
-        self.out.set(*state != 0);
+        self.out.set(state.0 != 0);
     }
 }
 
@@ -150,7 +158,8 @@ mod tests {
     #[test]
     fn a_shared_line_is_high_while_any_driver_is() {
         let log = Arc::new(Log::default());
-        let lines = SharedLine::inputs(2, IrqLine::new(log.clone(), 0));
+        let shared = SharedLine::new(IrqLine::new(log.clone(), 0));
+        let lines = [shared.input(), shared.input()];
         lines[0].raise();
         lines[1].raise();
         lines[0].lower();

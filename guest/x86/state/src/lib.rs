@@ -4,12 +4,17 @@
 //! what instructions *do* is in `rhea-x86-system` (privileged semantics) and `rhea-x86-translate` (decode to IR).
 
 pub mod control;
+pub mod cpuid;
 pub mod features;
 pub mod flags;
 pub mod mode;
 pub mod model;
+mod models;
 pub mod msr;
 pub mod platform;
 pub mod state;
+pub mod topology;
 
+pub use model::CpuModel;
 pub use state::X86State;
+pub use topology::CpuTopology;

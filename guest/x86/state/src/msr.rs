@@ -9,14 +9,9 @@ pub mod index {
     pub const PLATFORM_ID: u32 = 0x17;
     pub const APIC_BASE: u32 = 0x1b;
     pub const EBL_CR_POWERON: u32 = 0x2a;
-    pub const FEATURE_CONTROL: u32 = 0x3a;
     pub const TSC_ADJUST: u32 = 0x3b;
-    pub const SPEC_CTRL: u32 = 0x48;
-    pub const BIOS_UPDT_TRIG: u32 = 0x79;
+    /// IA32_BIOS_SIGN_ID; on AMD PATCH_LEVEL.
     pub const BIOS_SIGN_ID: u32 = 0x8b;
-    pub const SMBASE: u32 = 0x9e;
-    pub const MPERF: u32 = 0xe7;
-    pub const APERF: u32 = 0xe8;
     pub const PLATFORM_INFO: u32 = 0xce;
     pub const MTRR_CAP: u32 = 0xfe;
     pub const SYSENTER_CS: u32 = 0x174;
@@ -25,9 +20,10 @@ pub mod index {
     pub const MCG_CAP: u32 = 0x179;
     pub const MCG_STATUS: u32 = 0x17a;
     pub const MCG_CTL: u32 = 0x17b;
-    pub const PERF_STATUS: u32 = 0x198;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const DEBUGCTL: u32 = 0x1d9;
+    pub const LAST_BRANCH_FROM: u32 = 0x1db;
+    pub const LAST_INTERRUPT_TO: u32 = 0x1de;
     pub const MTRR_PHYS_BASE0: u32 = 0x200;
     pub const MTRR_PHYS_LAST: u32 = 0x20f;
     pub const MTRR_FIX_64K_00000: u32 = 0x250;
@@ -52,9 +48,10 @@ pub mod index {
     pub const TSC_AUX: u32 = 0xc000_0103;
     pub const AMD_SYSCFG: u32 = 0xc001_0010;
     pub const AMD_HWCR: u32 = 0xc001_0015;
-    pub const AMD_PATCH_LEVEL: u32 = 0x8b;
+    pub const AMD_TOP_MEM: u32 = 0xc001_001a;
+    pub const AMD_TOP_MEM2: u32 = 0xc001_001d;
+    pub const AMD_INT_PENDING: u32 = 0xc001_0055;
     pub const AMD_SMBASE: u32 = 0xc001_0111;
-    pub const AMD_VM_CR: u32 = 0xc001_0114;
 }
 
 /// Variable-range MTRR pairs.
@@ -91,8 +88,6 @@ pub struct Msrs {
     pub misc_enable: u64,
     /// IA32_DEBUGCTL.
     pub debugctl: u64,
-    /// IA32_FEATURE_CONTROL.
-    pub feature_control: u64,
     /// IA32_MTRR_DEF_TYPE.
     pub mtrr_def_type: u64,
     /// IA32_MTRR_FIX64K_00000, FIX16K_80000, FIX16K_A0000, then FIX4K_C0000 to FIX4K_F8000.
@@ -105,8 +100,14 @@ pub struct Msrs {
     pub mcg_ctl: u64,
     /// IA32_MCi_CTL, STATUS, ADDR, MISC.
     pub mc_banks: [[u64; 4]; MC_BANKS],
-    /// Microcode revision as last signed in by CPUID (IA32_BIOS_SIGN_ID).
-    pub bios_sign_id: u64,
+    /// AMD SYSCFG.
+    pub syscfg: u64,
+    /// AMD HWCR.
+    pub hwcr: u64,
+    /// AMD TOP_MEM and TOP_MEM2.
+    pub top_mem: [u64; 2],
+    /// AMD interrupt pending message register.
+    pub int_pending: u64,
 }
 
 impl Default for Msrs {
@@ -130,14 +131,16 @@ impl Default for Msrs {
             pat: 0x0007_0406_0007_0406,
             misc_enable: 1,
             debugctl: 0,
-            feature_control: 0,
             mtrr_def_type: 0,
             mtrr_fixed: [0; 11],
             mtrr_variable: [0; 2 * VARIABLE_MTRRS],
             mcg_status: 0,
             mcg_ctl: u64::MAX,
             mc_banks,
-            bios_sign_id: 0,
+            syscfg: 0,
+            hwcr: 0,
+            top_mem: [0; 2],
+            int_pending: 0,
         }
     }
 }

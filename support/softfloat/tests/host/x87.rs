@@ -318,8 +318,20 @@ fn close(a: F80, b: F80) -> bool {
     a == b || (a.sign_exponent >> 15 == b.sign_exponent >> 15 && (ordinal(a) - ordinal(b)).abs() <= 1)
 }
 
-/// Flags that do not depend on the last place.
-const FIRM: u16 = EXCEPTIONS & !(1 << 4);
+/// Flags that all processors agree on: not underflow and precision, which depend on the last place.
+const FIRM: u16 = EXCEPTIONS & !(3 << 4);
+
+/// Whether the manual leaves the result of F2XM1 or FYL2XP1 for the operand open.
+fn is_undefined(name: &str, a: F80) -> bool {
+    let exponent = a.sign_exponent & 0x7fff;
+    let finite = exponent != 0x7fff && a.significand >> 63 != 0;
+    match name {
+        "f2xm1" => exponent == 0x7fff || finite && exponent >= 0x3fff,
+        // Beyond 1/4 is nearly beyond 1 - √2/2, the limit.
+        "fyl2xp1" => exponent == 0x7fff || finite && exponent >= 0x3ffd,
+        _ => false,
+    }
+}
 
 #[test]
 fn transcendental_functions_of_one_operand() {
@@ -334,6 +346,9 @@ fn transcendental_functions_of_one_operand() {
         let mut random = Random::new(41);
         let mut compared = 0;
         for a in f80_edges().into_iter().chain((0..20_000).map(|_| random.f80())) {
+            if is_undefined(name, a) {
+                continue;
+            }
             let mut env = Env::X87;
             let result = soft(a, &mut env);
             let (expected, _, status) = native(a, F80::default(), 0x37f);
@@ -357,6 +372,9 @@ fn transcendental_functions_of_two_operands() {
     ];
     for (name, native, soft) in forms {
         pairs(|a, b| {
+            if is_undefined(name, a) {
+                return;
+            }
             let mut env = Env::X87;
             let result = soft(a, b, &mut env);
             let (expected, _, status) = native(a, b, 0x37f);

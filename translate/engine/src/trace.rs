@@ -1,0 +1,96 @@
+//! Output of `-d`: what is translated and what runs.
+
+use crate::code::Engine;
+use parking_lot::Mutex;
+use rhea_ir::Unit;
+use std::fmt;
+use std::io::Write;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// What to trace; bits of [`Trace::items`].
+pub mod item {
+    /// Guest code as it is translated.
+    pub const IN_ASM: u32 = 1 << 0;
+    /// The IR of each unit.
+    pub const OP: u32 = 1 << 1;
+    /// The IR after optimization (the translator optimizes while it builds, so this is the IR it compiles).
+    pub const OP_OPT: u32 = 1 << 2;
+    /// Emitted host code.
+    pub const OUT_ASM: u32 = 1 << 3;
+    /// Exceptions and interrupts.
+    pub const INT: u32 = 1 << 4;
+    /// Registers before each unit.
+    pub const CPU: u32 = 1 << 5;
+    /// Each unit as it runs.
+    pub const EXEC: u32 = 1 << 6;
+    /// Use of what is not implemented.
+    pub const UNIMP: u32 = 1 << 7;
+    /// What the guest does wrong.
+    pub const GUEST_ERRORS: u32 = 1 << 8;
+    /// Page-table walks.
+    pub const MMU: u32 = 1 << 9;
+}
+
+/// Disassembles guest code: address (PC), mode word, bytes to text lines.
+pub type Disassembler = dyn Fn(u64, u64, &[u8]) -> String + Send + Sync;
+
+/// A trace: what, where to, and for which PCs.
+#[derive(Clone, Default)]
+pub struct Trace {
+    /// Bits of [`item`].
+    pub items: u32,
+    /// PCs of interest; empty for all.
+    pub ranges: Vec<RangeInclusive<u64>>,
+    /// Where it goes.
+    pub sink: Option<Arc<Mutex<Box<dyn Write + Send>>>>,
+    /// Host disassembly for `out_asm`; bytes are printed in hexadecimal without it.
+    pub host_disassembler: Option<Arc<Disassembler>>,
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Trace({:#x}, {:?})", self.items, self.ranges)
+    }
+}
+
+impl Trace {
+    /// Whether any of `items` is traced.
+    pub fn has(&self, items: u32) -> bool {
+        self.items & items != 0
+    }
+
+    /// Whether `pc` is of interest.
+    pub fn covers(&self, pc: u64) -> bool {
+        self.ranges.is_empty() || self.ranges.iter().any(|r| r.contains(&pc))
+    }
+
+    /// Units must not be chained, so that each is seen.
+    pub fn needs_each_unit(&self) -> bool {
+        self.has(item::EXEC | item::CPU)
+    }
+
+    /// Writes a line (the text brings its own line ends). A sink that cannot be written to is ignored.
+    pub fn print(&self, text: &str) {
+        if let Some(sink) = &self.sink {
+            let _ = sink.lock().write_all(text.as_bytes());
+        }
+    }
+
+    /// A unit was translated.
+    pub(crate) fn unit(&self, engine: &Engine, unit: &Unit, mode: u64, code: &[u8]) {
+        if !self.has(item::OP | item::OP_OPT | item::OUT_ASM) || !self.covers(unit.pc) {
+            return;
+        }
+        if self.has(item::OP | item::OP_OPT) {
+            self.print(&format!("OP: {:#x}\n{}\n", unit.pc, rhea_ir::text::print(unit, engine.helpers())));
+        }
+        if self.has(item::OUT_ASM) && !code.is_empty() {
+            let text = match &self.host_disassembler {
+                Some(d) => d(code.as_ptr() as u64, mode, code),
+                None => code.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+            };
+            self.print(&format!("OUT: {:#x} [{} bytes]\n{text}\n", unit.pc, code.len()));
+        }
+    }
+}
