@@ -162,6 +162,12 @@ impl VcpuContext {
         }
     }
 
+    /// The registers as text.
+    pub fn dump(&mut self) -> String {
+        let guest = self.guest;
+        guest.dump(self)
+    }
+
     fn trace_unit(&mut self, pc: u64, mode: u64) {
         let trace = self.engine.config().trace.clone();
         if trace.has(item::EXEC) {
