@@ -16,12 +16,9 @@ mod integer;
 pub mod operand;
 mod product;
 pub mod reasons;
-<<<<<<< HEAD
 mod runtime;
-mod shift;
-=======
 pub mod save;
->>>>>>> vecfront
+mod shift;
 pub mod slots;
 mod stack;
 mod string;
@@ -29,9 +26,13 @@ mod system;
 pub mod translator;
 pub mod unit;
 mod vector;
+pub mod vector_calls;
 pub mod vector_helpers;
 mod x87;
 
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
 pub use translator::Translator;
+
+#[cfg(test)]
+mod tests;

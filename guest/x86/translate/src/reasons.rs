@@ -9,7 +9,6 @@ pub const HALT: u32 = 1;
 pub const EXCEPTION: u32 = 2;
 /// An instruction finished in an interrupt shadow or with breakpoints armed. The PC is that of the next instruction.
 pub const STEP: u32 = 3;
-<<<<<<< HEAD
 /// As [`STEP`], and RFLAGS.TF was set when the instruction began: a single-step trap.
 pub const TRAP: u32 = 4;
 /// An IRET finished, which loaded RF, with breakpoints armed; as [`STEP`] otherwise.
@@ -18,12 +17,10 @@ pub const STEP_RF: u32 = 5;
 pub const TRAP_RF: u32 = 6;
 /// An access to an address that is not canonical, at the PC of the instruction: #GP(0), or #SS(0) by way of SS.
 pub const NOT_CANONICAL: u32 = 7;
-=======
-/// The processor is in shutdown, or waits for a start-up IPI.
-pub const STOPPED: u32 = 4;
 /// An x87 stack fault: execute the one instruction at hand with mode bit `X87_UNMASKED` added.
 pub const X87_FAULT: u32 = 16;
->>>>>>> vecfront
+/// An x87 error waits and CR0.NE is clear: FERR# is signalled and the instruction at hand begun again.
+pub const FERR: u32 = 17;
 /// `FAULT + vector`: a fault without operands: its error code is zero where the vector has one.
 pub const FAULT: u32 = 0x100;
 

@@ -22,7 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use iced_x86::EncodingKind;
+use iced_x86::{EncodingKind, Mnemonic};
 use rhea_ir::{Inst, Lane, Op, Rounding, Type, Val};
 use rhea_x86_state::mode;
 
@@ -75,6 +75,12 @@ impl Translator<'_> {
         if self.x87() || self.state_save() {
             return true;
         }
+        if mnemonic == Mnemonic::Movnti {
+            // A store of a general register: none of the checks below apply.
+            let v = self.read_operand(1);
+            self.write_operand(0, v);
+            return true;
+        }
         let Some(form) = table::form(mnemonic) else { return false };
         self.vector.vex = match self.insn.encoding() {
             EncodingKind::Legacy => false,
@@ -83,10 +89,7 @@ impl Translator<'_> {
         };
         if self.begin_vector() {
             self.vector_form(form);
-            if !self.is_ended()
-                && self.uses_mmx()
-                && !matches!(self.insn.mnemonic(), iced_x86::Mnemonic::Emms)
-            {
+            if !self.is_ended() && self.uses_mmx() && !matches!(self.insn.mnemonic(), Mnemonic::Emms) {
                 self.enter_mmx();
             }
         }
@@ -97,7 +100,7 @@ impl Translator<'_> {
     fn uses_mmx(&self) -> bool {
         self.insn.op0_register().is_mm()
             || self.insn.op1_register().is_mm()
-            || self.insn.mnemonic() == iced_x86::Mnemonic::Emms
+            || self.insn.mnemonic() == Mnemonic::Emms
     }
 
     /// Emits the #UD, #NM and #MF checks of the instruction's class; false if one of them ended the unit.
@@ -199,7 +202,7 @@ impl Translator<'_> {
                 let v = self.vector_op(Inst { a, lane, imm, ..Inst::new(op, self.b.ty(a)) });
                 self.write_vector(0, v);
             }
-            Form::Shift(by_imm, by_count, lane) => self.shift(by_imm, by_count, lane),
+            Form::Shift(by_imm, by_count, lane) => self.vector_shift(by_imm, by_count, lane),
             Form::Doubled(op, lane) => {
                 let a = self.read_vector(1);
                 let v = self.vector_op(Inst { a, b: a, lane, ..Inst::new(op, self.b.ty(a)) });
@@ -240,7 +243,7 @@ impl Translator<'_> {
                 self.float_end();
                 self.set_flags_relation(relation);
             }
-            Form::Test(lane) => self.test(lane),
+            Form::Test(lane) => self.vector_test(lane),
             Form::Fma(order, lane, bits) => self.fused(order, lane, bits),
             Form::Special(f) => f(self),
         }
@@ -279,7 +282,7 @@ impl Translator<'_> {
         }
     }
 
-    fn shift(&mut self, by_imm: Op, by_count: Op, lane: Lane) {
+    fn vector_shift(&mut self, by_imm: Op, by_count: Op, lane: Lane) {
         let vex = self.vector.vex;
         let count_operand = if vex { 2 } else { 1 };
         let value_operand = u32::from(vex);
@@ -295,7 +298,7 @@ impl Translator<'_> {
     }
 
     /// PTEST and VTESTPS/PD: ZF and CF from two bit tests, the other flags zero.
-    fn test(&mut self, lane: Lane) {
+    fn vector_test(&mut self, lane: Lane) {
         let a = self.read_vector(0);
         let b = self.read_vector(1);
         let zero = self.b.op2(Op::VTestZero, Type::I8, lane, 0, a, b, 0);

@@ -5,14 +5,14 @@ use rhea_ir::{Builder, HelperInfo, verify};
 use rhea_x86_state::mode;
 
 use crate::features::InstructionSet;
-use crate::{helpers, unit, vector_helpers};
+use crate::{helpers, unit};
 
 const LONG: u64 =
     mode::PE | mode::LMA | mode::CS64 | mode::SS32 | mode::OSFXSR | mode::AVX | mode::OSXSAVE | 3;
 const FLAT32: u64 = mode::PE | mode::CS32 | mode::SS32 | mode::OSFXSR | mode::AVX | mode::OSXSAVE;
 
 fn infos() -> Vec<HelperInfo> {
-    helpers::INFOS.iter().chain(vector_helpers::INFOS.iter()).copied().collect()
+    helpers::infos()
 }
 
 fn translate(code: &[u8], mode_word: u64) -> Builder {
@@ -164,7 +164,7 @@ fn any_bytes_give_valid_ir() {
             } else {
                 code.extend_from_slice(LEADS[(r >> 8 & 15) as usize]);
                 if r & 0x10000 != 0 && code.ends_with(&[0xc4]) {
-                    code.extend_from_slice(&[0xe0 | 1 + (r >> 20 & 1) as u8, (r >> 24) as u8]);
+                    code.extend_from_slice(&[0xe1 + (r >> 20 & 1) as u8, (r >> 24) as u8]);
                 }
             }
             for _ in 0..3 {
