@@ -58,8 +58,8 @@ impl Features {
 pub enum MemoryModel {
     /// A software TLB per MMU index, probed inline.
     ///
-    /// An entry is 16 bytes: `tag` (u64, the guest page address, or a value with a low bit set that never matches)
-    /// and `addend` (u64, host address minus guest address, modulo 2^64). Tables have `2^bits` entries, indexed by
+    /// An entry is 16 bytes: `tag` (u64, the guest page address, or a value with any of bits 5 to 11 set, which never
+    /// matches: probes that check alignment compare the low bits too) and `addend` (u64, host address minus guest address, modulo 2^64). Tables have `2^bits` entries, indexed by
     /// guest address bits from 12 up; those of MMU index `i` are at `[rbp + read + i*stride]` (loads) and
     /// `[rbp + write + i*stride]` (stores, atomics, loads marked for write).
     SoftTlb {
