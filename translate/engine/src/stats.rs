@@ -25,6 +25,8 @@ pub struct Stats {
     pub chains: u64,
     /// Lookups that went to the shared map.
     pub lookups: u64,
+    /// Times a segment of code space was emptied to make room.
+    pub evictions: u64,
     /// Units dropped because their code was written.
     pub invalidated: u64,
     /// Units run by the interpreter because the back end does not support an operation in them.
