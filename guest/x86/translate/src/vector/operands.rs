@@ -133,16 +133,19 @@ impl Translator<'_> {
 
     /// Attributes of a vector access; `aligned` ones raise #GP where others may raise #AC.
     fn vector_mem(&mut self, addr: Val, bytes: u32, aligned: bool) -> MemFlags {
-        if !aligned {
+        let checked = self.mode & mode::ALIGNMENT_CHECK != 0;
+        if bytes < 16 || (!aligned && !checked) {
             return self.mem;
         }
-        if self.mode & mode::ALIGNMENT_CHECK == 0 {
+        if !checked {
             return self.mem_with(MemFlags::ALIGNED);
         }
-        let low = self.b.and_imm(addr, u64::from(bytes - 1));
+        // Under alignment checking a mark means #AC; and #AC only asks for 16 bytes of vectors of 32.
+        let multiple = if aligned { bytes } else { 16 };
+        let low = self.b.and_imm(addr, u64::from(multiple - 1));
         let wrong = self.b.icmp_imm(Cond::Ne, low, 0);
-        self.raise_if(wrong, vector::GP);
-        self.mem
+        self.raise_if(wrong, if aligned { vector::GP } else { vector::AC });
+        MemFlags(self.mem.0 & !MemFlags::ALIGNED)
     }
 
     /// First and second source of a two-source instruction.

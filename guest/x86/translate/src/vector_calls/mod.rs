@@ -313,8 +313,8 @@ fn do_gather(
             let at = wrap_linear(cx, segment_base.wrapping_add(offset));
             let v = cx.load(at, g.lane_bytes as u32, mmu)?;
             set_lane(&mut st(cx).vec[g.data], i, g.lane_bytes, v);
-            set_lane(&mut st(cx).vec[g.mask], i, g.lane_bytes, 0);
         }
+        set_lane(&mut st(cx).vec[g.mask], i, g.lane_bytes, 0);
     }
     let st = st(cx);
     st.vec[g.mask] = [0; 4];
@@ -386,7 +386,10 @@ fn do_x87_execute(
     if bytes != 0 && st(cx).mode & mode::ALIGNMENT_CHECK != 0 && !addr.is_multiple_of(d.alignment()) {
         return Err(raise(vector::AC));
     }
-    if bytes != 0 && !d.stores() {
+    if d.stores() {
+        // Memory is checked even if the instruction then stores nothing.
+        probe(cx, addr, bytes as u64, mmu)?;
+    } else if bytes != 0 {
         cx.load_bytes(addr, &mut memory.bytes[..bytes], mmu)?;
     }
     let state = st(cx);

@@ -701,7 +701,7 @@ impl Machine<'_> {
             return;
         }
         if let Some(r) = remainder
-            && !self.env.flags.contains(sf::Flags::INVALID)
+            && !is_nan(v)
         {
             let bit = |n: u8, c: u32| if r.quotient >> n & 1 != 0 { c } else { 0 };
             let incomplete = if r.incomplete { C2 } else { 0 };
