@@ -503,8 +503,10 @@ rhea_device::saved_record! { "mc146818", 1,
         index: [u8; 2],
         /// Both banks.
         cmos: [[u8; 128]; 2],
-        /// Time shown at the moment of saving: seconds since 1970 and nanoseconds.
-        seconds: i64, nanoseconds: u32,
+        /// Time shown at the moment of saving: seconds since 1970.
+        seconds: i64,
+        /// Nanoseconds into that second.
+        nanoseconds: u32,
     }
 }
 

@@ -278,8 +278,18 @@ impl VcpuContext {
                 Some(reason) => self.after_leave(reason),
                 None => Turn::Normal,
             },
-            (ReturnKind::Poll | ReturnKind::Lookup, _) => Turn::Normal,
-            (ReturnKind::Chain, exit) => Turn::Link(exit),
+            (ReturnKind::Poll, _) => {
+                self.stats.polls += 1;
+                Turn::Normal
+            }
+            (ReturnKind::Lookup, _) => {
+                self.stats.jump_misses += 1;
+                Turn::Normal
+            }
+            (ReturnKind::Chain, exit) => {
+                self.stats.chains += 1;
+                Turn::Link(exit)
+            }
         }
     }
 

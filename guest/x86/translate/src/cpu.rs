@@ -67,6 +67,11 @@ impl X86Cpu {
         &self.config.model
     }
 
+    /// Tells the board that an x87 error waits (FERR#).
+    pub fn signal_ferr(&self, index: u32) {
+        self.config.board.signal_ferr(index);
+    }
+
     /// The local APIC.
     pub fn apic(&self) -> &Arc<dyn LocalApicPort> {
         &self.config.apic
