@@ -135,7 +135,7 @@ pub struct Layout {
     pub frame: Frame,
     /// The thunks.
     pub thunks: ThunkAddresses,
-    /// Address of `extern "sysv64" fn(context: u64) -> u32`, which does the access described by the `mem_*` fields
+    /// Address of `extern "sysv64" fn(context: u64, return_address: u64) -> u32`, which does the access described by the `mem_*` fields
     /// and returns 0 when done, non-zero when it faulted (then `leave_reason` is set).
     pub memory_function: u64,
     /// Bytes available for spills at RSP inside translated code.

@@ -614,22 +614,22 @@ pub(crate) fn host_cas128(host: usize, old: u128, new: u128) -> Option<u128> {
         return None;
     }
     let (mut low, mut high) = (old as u64, (old >> 64) as u64);
-    // SAFETY: the processor has the instruction; the address is aligned and inside a page of RAM that takes writes.
-    // RBX, which LLVM reserves, is swapped in and out around it.
+    // SAFETY: the feature is there, the address is aligned and inside a page of RAM that takes writes. RBX, which
+    // the compiler keeps for itself, is put back. (The intrinsic becomes a library call in unoptimized builds.)
     unsafe {
         std::arch::asm!(
-            "xchg {new_low}, rbx",
-            "lock cmpxchg16b [{at}]",
-            "mov rbx, {new_low}",
-            new_low = inout(reg) new as u64 => _,
-            at = in(reg) host,
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            in("rdi") host,
+            inout("rsi") new as u64 => _,
             in("rcx") (new >> 64) as u64,
             inout("rax") low,
             inout("rdx") high,
             options(nostack),
         );
     }
-    Some(u128::from(low) | u128::from(high) << 64)
+    Some(u128::from(high) << 64 | u128::from(low))
 }
 
 /// Compares and swaps 16 bytes; `None` if the host cannot.

@@ -66,14 +66,9 @@ impl X86Guest {
         cpu.data_hits = 0;
         cpu.wake = Pending::all();
         env.flush_tlb_all();
-        env.set_x87_env(st.x87_cw & 0xf00);
         env.take_x87_flags();
-        env.set_float_env(rhea_engine::FloatEnv {
-            rounding: 0,
-            flush_to_zero: false,
-            denormals_are_zero: false,
-        });
         env.take_float_flags();
+        crate::vector_calls::load_float_environment(cx);
     }
 
     fn raise(cx: &mut VcpuContext, e: Exception) {

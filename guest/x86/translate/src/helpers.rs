@@ -210,7 +210,10 @@ helpers! {
 
 /// Description of helper `id`.
 pub fn info(id: u32) -> &'static HelperInfo {
-    &table()[id as usize].info
+    match HELPERS.get(id as usize) {
+        Some(helper) => &helper.info,
+        None => &crate::vector_helpers::INFOS[(id - COUNT) as usize],
+    }
 }
 
 /// The whole table: these helpers, then those of [`crate::vector_helpers`].

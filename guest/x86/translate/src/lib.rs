@@ -17,8 +17,8 @@ pub mod operand;
 mod product;
 pub mod reasons;
 mod runtime;
-mod shift;
 pub mod save;
+mod shift;
 pub mod slots;
 mod stack;
 mod string;
@@ -33,3 +33,6 @@ mod x87;
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
 pub use translator::Translator;
+
+#[cfg(test)]
+mod tests;

@@ -361,8 +361,9 @@ impl Translator<'_> {
         if !self.is_protected() {
             return self.undefined();
         }
-        let source = self.read_operand(1);
+        let source = self.read_operand_as(1, Type::I16);
         let (v, addr) = self.read_destination();
+        let v = self.b.zext(Type::I16, v);
         let wanted = self.b.and_imm(source, 3);
         let has = self.b.and_imm(v, 3);
         let raise = self.b.icmp(Cond::LtU, has, wanted);

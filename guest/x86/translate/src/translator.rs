@@ -209,7 +209,7 @@ impl<'a> Translator<'a> {
         if info.writes.touches(crate::slots::CC_OP.offset, 4) {
             self.flags = Flags::unknown();
         }
-        if info.writes.touches(crate::slots::X87_TOP.offset, 16) {
+        if info.writes.touches(crate::slots::X87_TOP.offset, 8) {
             self.forget_x87();
         }
         self.b.call(id, info, args)

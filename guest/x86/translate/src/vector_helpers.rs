@@ -29,11 +29,10 @@ const SCRATCH: (u32, u32) = field(offset_of!(X86State, scratch), 64);
 /// TOP, tags, control and status word.
 const X87_CONTROL: (u32, u32) = field(offset_of!(X86State, x87_top), 16);
 const X87_STATUS: (u32, u32) = field(offset_of!(X86State, x87_sw), 4);
+const X87_CONTROL_STATUS: (u32, u32) = field(offset_of!(X86State, x87_cw), 8);
 const X87_ARRAY: (u32, u32) = field(offset_of!(X86State, x87), 128);
 const MXCSR: (u32, u32) = field(offset_of!(X86State, mxcsr), 4);
 const VECTORS: (u32, u32) = field(offset_of!(X86State, vec), 512);
-/// `cc_dst` to `cc_op`.
-const FLAGS: (u32, u32) = field(offset_of!(X86State, cc_dst), 28);
 const GPRS: (u32, u32) = field(offset_of!(X86State, gpr), 128);
 const RIP: (u32, u32) = field(offset_of!(X86State, rip), 8);
 
@@ -46,9 +45,8 @@ const VECTORS_AND_RIP: SlotAccess = SlotAccess::Ranges(&[VECTORS, RIP]);
 const SCRATCH_ONLY: SlotAccess = SlotAccess::Ranges(&[SCRATCH]);
 const STRING_OPERANDS: SlotAccess = SlotAccess::Ranges(&[SCRATCH, GPRS]);
 const MXCSR_AND_RIP: SlotAccess = SlotAccess::Ranges(&[MXCSR, RIP]);
-const X87_AND_RIP: SlotAccess = SlotAccess::Ranges(&[X87_CONTROL, X87_ARRAY, RIP]);
+const CONTROL_AND_RIP: SlotAccess = SlotAccess::Ranges(&[X87_CONTROL_STATUS, RIP]);
 const STATUS_ONLY: SlotAccess = SlotAccess::Ranges(&[X87_STATUS]);
-const X87_AND_FLAGS: SlotAccess = SlotAccess::Ranges(&[X87_CONTROL, X87_ARRAY, FLAGS]);
 const EXTENDED_STATE: SlotAccess = SlotAccess::Ranges(&[X87_CONTROL, X87_ARRAY, MXCSR, VECTORS, RIP, GPRS]);
 
 helper_infos! {
@@ -79,11 +77,11 @@ helper_infos! {
     /// Executes any x87 instruction in full (control, linear address of the memory operand, its offset, next PC).
     X87_EXECUTE = "x87_execute"(I64, I64, I64, I64) -> Void, reads ALL, writes ALL, exits true, pure false;
     /// The x87 operations that touch neither memory nor the condition flags and raise only masked exceptions (control).
-    X87_FUNCTION = "x87_function"(I64) -> Void, reads X87_STATE, writes X87_AND_FLAGS, exits false, pure false;
+    X87_FUNCTION = "x87_function"(I64) -> Void, reads X87_STATE, writes X87_STATE, exits false, pure false;
     /// The x87 status word with TOP and sticky flags (I32).
     X87_STATUS_WORD = "x87_status_word"() -> I32, reads X87_STATE, writes STATUS_ONLY, exits false, pure false;
     /// FLDCW (value, next PC): leaves if the mode word changes.
-    X87_LOAD_CONTROL = "x87_load_control"(I32, I64) -> Void, reads ALL, writes X87_AND_RIP, exits true, pure false;
+    X87_LOAD_CONTROL = "x87_load_control"(I32, I64) -> Void, reads ALL, writes CONTROL_AND_RIP, exits true, pure false;
     /// FXSAVE, XSAVE, XSAVEOPT, XSAVEC (control, linear address).
     SAVE_STATE = "save_state"(I64, I64) -> Void, reads ALL, writes ALL, exits true, pure false;
     /// FXRSTOR, XRSTOR (control, linear address, next PC): leaves if the mode word changes.

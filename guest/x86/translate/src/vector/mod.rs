@@ -22,7 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use iced_x86::EncodingKind;
+use iced_x86::{EncodingKind, Mnemonic};
 use rhea_ir::{Inst, Lane, Op, Rounding, Type, Val};
 use rhea_x86_state::mode;
 
@@ -75,6 +75,12 @@ impl Translator<'_> {
         if self.x87() || self.state_save() {
             return true;
         }
+        if mnemonic == Mnemonic::Movnti {
+            // A store of a general register: none of the checks below apply.
+            let v = self.read_operand(1);
+            self.write_operand(0, v);
+            return true;
+        }
         let Some(form) = table::form(mnemonic) else { return false };
         self.vector.vex = match self.insn.encoding() {
             EncodingKind::Legacy => false,
@@ -83,10 +89,7 @@ impl Translator<'_> {
         };
         if self.begin_vector() {
             self.vector_form(form);
-            if !self.is_ended()
-                && self.uses_mmx()
-                && !matches!(self.insn.mnemonic(), iced_x86::Mnemonic::Emms)
-            {
+            if !self.is_ended() && self.uses_mmx() && !matches!(self.insn.mnemonic(), Mnemonic::Emms) {
                 self.enter_mmx();
             }
         }
@@ -97,7 +100,7 @@ impl Translator<'_> {
     fn uses_mmx(&self) -> bool {
         self.insn.op0_register().is_mm()
             || self.insn.op1_register().is_mm()
-            || self.insn.mnemonic() == iced_x86::Mnemonic::Emms
+            || self.insn.mnemonic() == Mnemonic::Emms
     }
 
     /// Emits the #UD, #NM and #MF checks of the instruction's class; false if one of them ended the unit.

@@ -5,14 +5,14 @@ use rhea_ir::{Builder, HelperInfo, verify};
 use rhea_x86_state::mode;
 
 use crate::features::InstructionSet;
-use crate::{helpers, unit, vector_helpers};
+use crate::{helpers, unit};
 
 const LONG: u64 =
     mode::PE | mode::LMA | mode::CS64 | mode::SS32 | mode::OSFXSR | mode::AVX | mode::OSXSAVE | 3;
 const FLAT32: u64 = mode::PE | mode::CS32 | mode::SS32 | mode::OSFXSR | mode::AVX | mode::OSXSAVE;
 
 fn infos() -> Vec<HelperInfo> {
-    helpers::INFOS.iter().chain(vector_helpers::INFOS.iter()).copied().collect()
+    helpers::infos()
 }
 
 fn translate(code: &[u8], mode_word: u64) -> Builder {

@@ -610,7 +610,7 @@ impl Machine<'_> {
             return memory.store_high(0xffff);
         }
         for b in &mut memory.bytes[..9] {
-            *b = (magnitude % 10 | (magnitude / 10 % 10) << 4) as u8;
+            *b = (magnitude % 10) as u8 | ((magnitude / 10 % 10) as u8) << 4;
             magnitude /= 100;
         }
         memory.bytes[9] = (v.sign_exponent >> 8) as u8 & 0x80;
