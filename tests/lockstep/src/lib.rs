@@ -6,9 +6,12 @@
 //! - [`host`]: execution by the processor that runs the tests.
 //! - [`random`]: deterministic random numbers, and values worth trying.
 //! - [`generate`]: instructions of every encoding, with operands that make sense.
+//! - [`undefined`]: what the manuals leave open.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod host;
 pub mod place;
+pub mod generate;
 pub mod random;
 pub mod state;
+pub mod undefined;
