@@ -610,12 +610,26 @@ pub(crate) fn host_cas(host: usize, size: u32, old: u64, new: u64) -> u64 {
 /// Compares and swaps 16 bytes; `None` if the host cannot or the address is not aligned.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn host_cas128(host: usize, old: u128, new: u128) -> Option<u128> {
-    use Ordering::SeqCst;
     if !host.is_multiple_of(16) || !std::arch::is_x86_feature_detected!("cmpxchg16b") {
         return None;
     }
-    // SAFETY: the feature is there, the address is aligned and inside a page of RAM that takes writes.
-    Some(unsafe { std::arch::x86_64::cmpxchg16b(host as *mut u128, old, new, SeqCst, SeqCst) })
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: the processor has the instruction; the address is aligned and inside a page of RAM that takes writes.
+    // RBX, which LLVM reserves, is swapped in and out around it.
+    unsafe {
+        std::arch::asm!(
+            "xchg {new_low}, rbx",
+            "lock cmpxchg16b [{at}]",
+            "mov rbx, {new_low}",
+            new_low = inout(reg) new as u64 => _,
+            at = in(reg) host,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    Some(u128::from(low) | u128::from(high) << 64)
 }
 
 /// Compares and swaps 16 bytes; `None` if the host cannot.

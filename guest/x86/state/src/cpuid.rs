@@ -2,7 +2,7 @@
 
 use crate::X86State;
 use crate::control::cr4;
-use crate::features::{Feature, FeatureSet, word};
+use crate::features::{Feature, word};
 use crate::model::{CpuModel, Vendor};
 use crate::state::{attr, seg};
 
@@ -157,7 +157,7 @@ impl CpuModel {
         let threads = self.topology.threads_per_package();
         let mut ebx = (apic_id & 0xff) << 24;
         if self.features.has(Feature::CLFLUSH) {
-            ebx |= LINE / 8 << 8;
+            ebx |= (LINE / 8) << 8;
         }
         if threads > 1 {
             ebx |= threads.min(255) << 16;
@@ -279,13 +279,4 @@ impl CpuModel {
         }
         CpuidResult { eax, ebx: 0, ecx, edx }
     }
-}
-
-/// Features of a set that are not implemented; a model must have none.
-pub fn unimplemented(set: &FeatureSet) -> FeatureSet {
-    let mut implemented = FeatureSet::default();
-    for f in crate::features::NAMES.iter().filter(|f| f.implemented) {
-        implemented.set(f.feature, true);
-    }
-    set.without(implemented)
 }

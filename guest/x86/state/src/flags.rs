@@ -144,7 +144,8 @@ pub fn compute(op: u32, dst: u64, src: u64, src2: u64) -> u64 {
     let sign = 1u64 << (bits - 1);
     let (dst, src_w) = (dst & mask, src & mask);
     let set = |c: bool, f: u64| if c { f } else { 0 };
-    let mut f = set(dst == 0, ZF) | set(dst & sign != 0, SF) | set((dst as u8).count_ones() % 2 == 0, PF);
+    let mut f =
+        set(dst == 0, ZF) | set(dst & sign != 0, SF) | set((dst as u8).count_ones().is_multiple_of(2), PF);
     match op >> 2 {
         kind::ADD | kind::ADC => {
             let carry_in = if op >> 2 == kind::ADC { src2 & 1 } else { 0 };

@@ -7,6 +7,7 @@ pub mod control;
 pub mod cpuid;
 pub mod features;
 pub mod flags;
+pub mod gdb;
 pub mod mode;
 pub mod model;
 mod models;
@@ -18,3 +19,6 @@ pub mod topology;
 pub use model::CpuModel;
 pub use state::X86State;
 pub use topology::CpuTopology;
+
+#[cfg(test)]
+mod model_tests;

@@ -137,6 +137,9 @@ impl X86State {
     fn armed_breakpoints(&self) -> (bool, bool) {
         let dr7 = self.dr[7];
         let mut armed = (false, false);
+        if dr7 & 0xff == 0 {
+            return armed;
+        }
         for i in 0..4 {
             if dr7 >> (2 * i) & 3 != 0 {
                 if dr7 >> (16 + 4 * i) & 3 == 0 {

@@ -54,17 +54,12 @@ pub(crate) const PREREQUISITES: &[(F, F)] = &[
     (F::MCA, F::MCE),
 ];
 
-const PENTIUM3: FeatureSet = FeatureSet::of(&[
-    F::FPU,
-    F::VME,
-    F::PSE,
-    F::DE,
-    F::TSC,
-    F::MSR,
-    F::MCE,
-    F::CX8,
-    F::MMX,
-    F::APIC,
+const I486: FeatureSet = FeatureSet::of(&[F::FPU, F::VME, F::PSE]);
+
+const PENTIUM: FeatureSet =
+    I486.union(FeatureSet::of(&[F::DE, F::TSC, F::MSR, F::MCE, F::CX8, F::MMX, F::APIC]));
+
+const PENTIUM2: FeatureSet = PENTIUM.union(FeatureSet::of(&[
     F::PAE,
     F::SEP,
     F::MTRR,
@@ -74,8 +69,9 @@ const PENTIUM3: FeatureSet = FeatureSet::of(&[
     F::PAT,
     F::PSE36,
     F::FXSR,
-    F::SSE,
-]);
+]));
+
+const PENTIUM3: FeatureSet = PENTIUM2.union(FeatureSet::of(&[F::SSE]));
 
 /// What a Pentium Pro had, and MMX, FXSR, PAT, SSE, SSE2 with it.
 const PPRO: FeatureSet = FeatureSet::of(&[
@@ -177,6 +173,9 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
         (5, 0x8000_0008),
         PPRO_PLUS.union(FeatureSet::of(&[F::VME, F::SSE3])),
     ),
+    model("486", Vendor::Intel, (4, 8, 0), "", (1, 0), I486),
+    model("pentium", Vendor::Intel, (5, 4, 3), "", (1, 0), PENTIUM),
+    model("pentium2", Vendor::Intel, (6, 5, 2), "", (2, 0), PENTIUM2),
     model("pentium3", Vendor::Intel, (6, 8, 3), "", (3, 0), PENTIUM3),
     model(
         "Nehalem",

@@ -190,8 +190,8 @@ pub struct X86State {
     pub wait_for_sipi: u32,
     /// A triple fault happened: only NMI, SMI, INIT and RESET have an effect.
     pub shutdown: u32,
-    /// SMM was entered from HLT (the auto-halt field of the save area).
-    pub smm_from_halt: u32,
+    /// `nmi_blocked` as it was when SMM was entered.
+    pub smm_nmi_blocked: u32,
 }
 
 impl X86State {
@@ -260,7 +260,7 @@ impl X86State {
             physical_bits: 40,
             wait_for_sipi: 0,
             shutdown: 0,
-            smm_from_halt: 0,
+            smm_nmi_blocked: 0,
         }
     }
 }

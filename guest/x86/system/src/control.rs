@@ -32,7 +32,7 @@ pub(crate) fn require_cpl0(st: &X86State) -> Result<(), Exception> {
 }
 
 /// The CR4 bits that a processor with these features has.
-fn cr4_defined(features: &FeatureSet) -> u64 {
+pub(crate) fn cr4_defined(features: &FeatureSet) -> u64 {
     const BY_FEATURE: &[(Feature, u64)] = &[
         (Feature::VME, cr4::VME | cr4::PVI),
         (Feature::TSC, cr4::TSD),

@@ -109,7 +109,7 @@ pub fn check_execute(st: &X86State, linear: u64) -> Result<(), Exception> {
 
 /// After an instruction has completed: clears RF (unless the instruction was an IRET or task switch that loaded it)
 /// and gives the trap for what it met (`data_hits`, from [`matching`]) and for single step (`stepped`: RFLAGS.TF was
-/// set when the instruction began).
+/// set when the instruction began; INT n, INT3, INTO and SYSCALL count as not stepped when they cleared TF).
 pub fn after_instruction(
     st: &mut X86State,
     data_hits: u64,

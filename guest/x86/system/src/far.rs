@@ -10,7 +10,7 @@ use crate::descriptor::{
 };
 use crate::exception::Exception;
 use crate::paging::is_canonical;
-use crate::segment::{drop_inaccessible, null_stack_segment, vm86_segment};
+use crate::segment::{drop_inaccessible, load_real, null_stack_segment, vm86_segment};
 use crate::stack::{Stack, stack_mask, store_sp};
 use crate::task::{self, TaskSwitch};
 
@@ -39,8 +39,7 @@ fn load_real_cs(st: &mut X86State, selector: u16, rip: u64) {
     if is_vm86(st) {
         st.seg[seg::CS] = vm86_segment(selector);
     } else {
-        st.seg[seg::CS].selector = selector;
-        st.seg[seg::CS].base = u64::from(selector) << 4;
+        load_real(&mut st.seg[seg::CS], selector, attr::CODE);
     }
     st.rip = rip;
     st.mode = st.compute_mode();

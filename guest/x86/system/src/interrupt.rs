@@ -15,7 +15,7 @@ use crate::descriptor::{
 };
 use crate::exception::{Exception, vector};
 use crate::far::{check_ip, inner_stack, rsp_from_tss};
-use crate::segment::{iopl, null_segment, null_stack_segment};
+use crate::segment::{iopl, load_real, null_segment, null_stack_segment};
 use crate::stack::Stack;
 use crate::task::{self, TaskSwitch};
 use crate::vme;
@@ -225,8 +225,7 @@ fn real(st: &mut X86State, bus: &mut dyn SystemBus, event: &Event) -> Result<(),
     stack.push(st, bus, 2, event.rip & 0xffff)?;
     stack.commit(st);
     st.rflags &= !(flags::IF | flags::TF | flags::AC | flags::RF);
-    st.seg[seg::CS].selector = (entry >> 16) as u16;
-    st.seg[seg::CS].base = (entry >> 16 & 0xffff) << 4;
+    load_real(&mut st.seg[seg::CS], (entry >> 16) as u16, attr::CODE);
     st.rip = entry & 0xffff;
     finish(st);
     Ok(())
@@ -403,14 +402,8 @@ fn through_task_gate(
     event: &Event,
     selector: u16,
 ) -> Result<(), Exception> {
-    // The outgoing task's image has the flags the event pushes.
-    let live = st.rflags;
-    st.rflags = live & !flags::RF | event.rflags & flags::RF;
-    let old_tr = st.tr.selector;
-    let switched = task::switch(st, bus, selector, TaskSwitch::Gate, event.rip, event.ext);
-    if switched.is_err() && st.tr.selector == old_tr {
-        st.rflags = live;
-    }
+    let switched =
+        task::switch_saving(st, bus, selector, TaskSwitch::Gate, event.rip, event.rflags, event.ext);
     // The T-flag trap of the new task comes after the error code has been pushed.
     let trap = match switched {
         Ok(()) => None,

@@ -8,7 +8,7 @@ use crate::bus::{Privilege, SystemBus};
 use crate::descriptor::{is_code64, is_long, is_protected, is_vm86, rpl};
 use crate::exception::Exception;
 use crate::far::{check_ip, new_stack_mask, return_code_segment, return_stack_segment};
-use crate::segment::{drop_inaccessible, iopl, vm86_segment};
+use crate::segment::{drop_inaccessible, iopl, load_real, vm86_segment};
 use crate::stack::{Stack, store_sp};
 use crate::task::{self, TaskSwitch};
 use crate::vme;
@@ -62,8 +62,7 @@ fn real(st: &mut X86State, bus: &mut dyn SystemBus, size: u8) -> Result<(), Exce
         return Err(Exception::gp(0));
     }
     stack.commit(st);
-    st.seg[seg::CS].selector = selector;
-    st.seg[seg::CS].base = u64::from(selector) << 4;
+    load_real(&mut st.seg[seg::CS], selector, attr::CODE);
     st.rip = rip;
     merge_flags(st, value, plain_mask(size) | flags::IF | flags::IOPL);
     Ok(())

@@ -11,6 +11,7 @@ pub mod bus;
 pub mod control;
 pub mod debug;
 pub mod descriptor;
+pub mod event;
 pub mod exception;
 pub mod far;
 pub mod flag_instructions;
@@ -20,6 +21,7 @@ pub mod msr;
 pub mod paging;
 pub mod privileged;
 pub mod segment;
+pub mod smm;
 pub mod stack;
 pub mod syscall;
 pub mod task;
@@ -27,3 +29,8 @@ mod vme;
 
 pub use bus::{Privilege, SystemBus, TlbScope};
 pub use exception::Exception;
+
+#[cfg(test)]
+mod test_bus;
+#[cfg(test)]
+mod tests;

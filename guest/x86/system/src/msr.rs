@@ -14,6 +14,7 @@ use crate::control::{require_cpl0, write_efer};
 use crate::exception::Exception;
 use crate::paging::is_canonical;
 use crate::privileged::tsc;
+use crate::smm::is_valid_smbase;
 
 /// IA32_MTRRCAP: fixed ranges and write combining.
 const MTRR_CAP: u64 = VARIABLE_MTRRS as u64 | 1 << 8 | 1 << 10;
@@ -48,7 +49,9 @@ fn vendor(bus: &dyn SystemBus, v: Vendor) -> Result<(), Exception> {
 /// RDMSR.
 pub fn rdmsr(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32) -> Result<u64, Exception> {
     require_cpl0(st)?;
-    feature(st, Feature::MSR)?;
+    if !st.features.has(Feature::MSR) {
+        return Err(Exception::ud());
+    }
     Ok(match msr {
         index::FS_BASE
         | index::GS_BASE
@@ -135,7 +138,7 @@ fn read_vendor(st: &X86State, bus: &mut dyn SystemBus, msr: u32) -> Result<u64, 
             index::PLATFORM_ID | index::EBL_CR_POWERON => Ok(0),
             index::MISC_ENABLE => Ok(st.msr.misc_enable | MISC_FIXED),
             // Maximum non-turbo ratio, in units of 100 MHz.
-            index::PLATFORM_INFO => Ok((bus.tsc_hz() / 100_000_000 & 0xff) << 8),
+            index::PLATFORM_INFO => Ok(((bus.tsc_hz() / 100_000_000) & 0xff) << 8),
             _ => Err(GP),
         }
     } else {
@@ -154,7 +157,9 @@ fn read_vendor(st: &X86State, bus: &mut dyn SystemBus, msr: u32) -> Result<u64, 
 /// WRMSR.
 pub fn wrmsr(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32, value: u64) -> Result<(), Exception> {
     require_cpl0(st)?;
-    feature(st, Feature::MSR)?;
+    if !st.features.has(Feature::MSR) {
+        return Err(Exception::ud());
+    }
     match msr {
         index::FS_BASE | index::GS_BASE | index::KERNEL_GS_BASE | index::LSTAR | index::CSTAR => {
             feature(st, Feature::LM)?;
@@ -273,7 +278,7 @@ fn write_amd(st: &mut X86State, msr: u32, value: u64) -> Result<(), Exception> {
             st.msr.int_pending = value;
         }
         index::AMD_SMBASE => {
-            require(value >> 32 == 0 && st.msr.hwcr & 1 == 0)?;
+            require(is_valid_smbase(value) && st.msr.hwcr & 1 == 0)?;
             st.smbase = value;
         }
         _ => return Err(GP),
@@ -287,12 +292,14 @@ fn write_tsc(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32, value: u64) -
             let delta = value.wrapping_sub(tsc(st, bus));
             st.tsc_offset = st.tsc_offset.wrapping_add(delta);
             st.msr.tsc_adjust = st.msr.tsc_adjust.wrapping_add(delta);
+            rearm_deadline(st, bus);
         }
         index::TSC_ADJUST => {
             feature(st, Feature::TSC_ADJUST)?;
             let delta = value.wrapping_sub(st.msr.tsc_adjust);
             st.tsc_offset = st.tsc_offset.wrapping_add(delta);
             st.msr.tsc_adjust = value;
+            rearm_deadline(st, bus);
         }
         index::TSC_AUX => {
             require(st.features.has(Feature::RDTSCP) || st.features.has(Feature::RDPID))?;
@@ -306,6 +313,15 @@ fn write_tsc(st: &mut X86State, bus: &mut dyn SystemBus, msr: u32, value: u64) -
         }
     }
     Ok(())
+}
+
+/// The counter has jumped: an armed deadline is now nearer or farther.
+fn rearm_deadline(st: &X86State, bus: &mut dyn SystemBus) {
+    let deadline = bus.apic().tsc_deadline();
+    if deadline != 0 {
+        let (now, hz) = (tsc(st, bus), bus.tsc_hz());
+        bus.apic().set_tsc_deadline(deadline, now, hz);
+    }
 }
 
 /// Index into `Msrs::mtrr_fixed` of a fixed-range MTRR.
@@ -396,7 +412,7 @@ fn write_machine_check(st: &mut X86State, msr: u32, value: u64) -> Result<(), Ex
         _ => {
             let i = (msr - index::MC0_CTL) as usize;
             // Software writes anything to CTL, and only zero to STATUS, ADDR and MISC (SDM vol. 3, 16.3.2).
-            require(i % 4 == 0 || value == 0)?;
+            require(i.is_multiple_of(4) || value == 0)?;
             st.msr.mc_banks[i / 4][i % 4] = value;
         }
     }

@@ -20,6 +20,15 @@ pub fn vm86_segment(selector: u16) -> Segment {
     Segment { base: u64::from(selector) << 4, limit: 0xffff, attr: VM86_ATTR, selector, reserved: [0; 3] }
 }
 
+/// Loads a segment register in real-address mode: it becomes present and writable, and keeps limit, granularity and
+/// default size, which protected mode may have left large. `kind` is [`attr::CODE`] for CS, else 0.
+pub(crate) fn load_real(segment: &mut Segment, selector: u16, kind: u32) {
+    let kept = segment.attr & (attr::G | attr::DB | attr::AVL);
+    segment.selector = selector;
+    segment.base = u64::from(selector) << 4;
+    segment.attr = kept | attr::P | attr::S | attr::RW | attr::A | kind;
+}
+
 /// What a register holds after a null selector was loaded.
 pub fn null_segment(selector: u16) -> Segment {
     Segment { selector, ..Segment::default() }
@@ -56,9 +65,7 @@ pub fn load(
     } else if is_vm86(st) {
         st.seg[register] = vm86_segment(selector);
     } else {
-        // Real-address mode keeps limit and attributes as they were (they may be large).
-        st.seg[register].selector = selector;
-        st.seg[register].base = u64::from(selector) << 4;
+        load_real(&mut st.seg[register], selector, 0);
     }
     st.mode = st.compute_mode();
     Ok(())
