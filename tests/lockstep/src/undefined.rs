@@ -2,6 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 
+use crate::generate::Case;
 use crate::state::{Ended, FLAGS, State};
 
 /// RFLAGS positions of iced's flag bits.
@@ -120,6 +121,33 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
         _ if is_approximate(insn) => take_approximation(left, right),
         _ => {}
     }
+}
+
+/// As [`mask`] for a case of several instructions.
+pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
+    let mut open = 0;
+    let mut x87_open = 0;
+    for insn in &case.instructions {
+        if insn.ip() >= left.state.rip {
+            break;
+        }
+        // Counts and operands inside a stream are not known here: every flag that may be undefined is left out.
+        let worst = in_rflags(insn.rflags_undefined()) | if is_shift(insn) { FLAGS & !0x400 } else { 0 };
+        open = open & !in_rflags(insn.rflags_modified()) | worst;
+        if is_x87(insn) {
+            x87_open = 0x4700 & !x87_defined(insn);
+        }
+    }
+    right.state.rflags = right.state.rflags & !open | left.state.rflags & open;
+    right.state.x87.status = right.state.x87.status & !x87_open | left.state.x87.status & x87_open;
+}
+
+fn is_shift(insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        insn.mnemonic(),
+        M::Shl | M::Shr | M::Sal | M::Sar | M::Shld | M::Shrd | M::Rcl | M::Rcr | M::Rol | M::Ror
+    )
 }
 
 fn take_destination(insn: &Instruction, left: &Ended, right: &mut Ended) {
