@@ -87,7 +87,11 @@ impl Monitor {
             ("cont" | "c", []) => Event::Cont,
             ("system_reset", []) => Event::Reset,
             ("system_powerdown", []) => Event::Powerdown,
-            ("quit" | "q", []) => Event::Quit,
+            ("quit" | "q", []) => {
+                // Nobody is left to answer once it is carried out.
+                self.controller.send(Event::Quit);
+                return String::new();
+            }
             _ if COMMANDS.iter().any(|(names, _)| names.contains(&name)) => {
                 return format!("{name}: unexpected or missing argument; see 'help'\n");
             }
