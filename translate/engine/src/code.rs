@@ -800,6 +800,7 @@ fn layout(guest: &'static dyn Guest, config: &EngineConfig) -> Layout {
         },
         thunks: ThunkAddresses::default(),
         memory_function: crate::dispatch::memory_function as *const () as usize as u64,
+        longest_insn: g.longest_insn,
         spill_bytes: 4096,
         no_chain: config.no_chain || config.lockstep || config.trace.needs_each_unit(),
     }

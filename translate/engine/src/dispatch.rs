@@ -347,8 +347,18 @@ impl VcpuContext {
             },
             // Without a request, the allowance was too small for the next unit.
             (ReturnKind::Poll, _) if self.env.frame().poll.load(Ordering::Relaxed) == 0 => Turn::Few,
-            (ReturnKind::Poll | ReturnKind::Lookup, _) => Turn::Normal,
-            (ReturnKind::Chain, exit) => Turn::Link(exit),
+            (ReturnKind::Poll, _) => {
+                self.stats.polls += 1;
+                Turn::Normal
+            }
+            (ReturnKind::Lookup, _) => {
+                self.stats.jump_misses += 1;
+                Turn::Normal
+            }
+            (ReturnKind::Chain, exit) => {
+                self.stats.chains += 1;
+                Turn::Link(exit)
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub struct GuestLayout {
     pub pc: Slot,
     /// I64 slots in order of heat: a back end keeps as many as it can in host registers across units.
     pub hot: &'static [Slot],
+    /// Length in bytes of the longest instruction.
+    pub longest_insn: u32,
     /// Number of MMU indices in use (1..=8).
     pub mmu_indices: u8,
 }

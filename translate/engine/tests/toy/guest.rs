@@ -106,6 +106,7 @@ static LAYOUT: GuestLayout = GuestLayout {
     name: "toy",
     pc: PC,
     hot: &[reg(0), reg(1), reg(2), reg(3), reg(4), reg(5), reg(6), reg(7)],
+    longest_insn: INSN as u32,
     mmu_indices: 2,
 };
 
