@@ -313,7 +313,7 @@ impl State {
     /// In the guest's format: BCD or binary.
     fn encode(&self, value: i64) -> u8 {
         let value = value.rem_euclid(100) as u8;
-        if self.cmos[0][spec::B] & spec::B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.cmos[0][spec::B] & spec::B_BINARY != 0 { value } else { (value / 10) << 4 | (value % 10) }
     }
 
     fn decode(&self, raw: u8) -> i64 {

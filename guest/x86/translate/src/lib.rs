@@ -33,3 +33,6 @@ mod x87;
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
 pub use translator::Translator;
+
+#[cfg(test)]
+mod tests;
