@@ -77,6 +77,11 @@ rom_base:
 	mov es, ax
 	mov ss, ax
 	mov esp, 0xf000
+	/* No interrupts from the 8259 pair, whose vectors nobody has set. */
+	mov al, 0xff
+	out 0x21, al
+	out 0xa1, al
+	xor ax, ax
 	/* Clean notes, tables and stacks. */
 	mov di, 0x5000
 	mov cx, 0x4000

@@ -351,7 +351,9 @@ impl Emitter<'_> {
         if hint != NO_PIN {
             let reg = PINNED[usize::from(hint)];
             let occupant = self.pin_val[usize::from(hint)];
-            let free = occupant == NONE || self.v[occupant as usize].refs == 0 || self.v[occupant as usize].reg != reg;
+            let free = occupant == NONE
+                || self.v[occupant as usize].refs == 0
+                || self.v[occupant as usize].reg != reg;
             let mine = reuse.is_some_and(|(_, r)| r.0 == reg);
             if free && (mine || self.locked >> reg & 1 == 0) {
                 self.lock(reg);
@@ -387,7 +389,8 @@ impl Emitter<'_> {
         if let Some(p) = self.pin_of_slot(offset, i.ty) {
             let occupant = self.pin_val[p];
             let reg = PINNED[p];
-            if occupant != NONE && self.v[occupant as usize].refs > 0 && self.v[occupant as usize].reg == reg {
+            if occupant != NONE && self.v[occupant as usize].refs > 0 && self.v[occupant as usize].reg == reg
+            {
                 let to = self.alloc_gpr();
                 self.asm.mov(64, to, Gpr(reg));
                 self.bind(to.0);
@@ -455,7 +458,9 @@ impl Emitter<'_> {
         if self.move_to_pinned_copy(root) {
             return;
         }
-        if value.dirty > 0 && (value.dirty == value.refs || value.home == Home::None && self.can_be_home(root)) {
+        if value.dirty > 0
+            && (value.dirty == value.refs || value.home == Home::None && self.can_be_home(root))
+        {
             self.flush_root(root);
         }
         let value = self.v[root as usize];
@@ -602,7 +607,7 @@ impl Emitter<'_> {
     }
 
     /// Stores the pending puts of one root.
-    fn flush_root(&mut self, root: u32) {
+    pub fn flush_root(&mut self, root: u32) {
         let mut n = 0;
         while n < self.dirty.len() {
             if self.dirty[n].root == root {
@@ -629,7 +634,10 @@ impl Emitter<'_> {
         }
         self.release(d.root);
         let value = self.v[d.root as usize];
-        if value.refs > 0 && value.home == Home::None && self.holds_all(d.root, d.ty) && !self.is_int_const(d.root)
+        if value.refs > 0
+            && value.home == Home::None
+            && self.holds_all(d.root, d.ty)
+            && !self.is_int_const(d.root)
         {
             self.v[d.root as usize].home = Home::Slot(d.offset, d.ty);
             self.slot_homes.push(d.root);
@@ -658,8 +666,11 @@ impl Emitter<'_> {
                 continue;
             };
             if at < offset + len && offset < at + ty.bytes() {
-                self.v[root as usize].home =
-                    if value.refs > 0 && value.reg == NO_REG { self.copy_to_spill(at, ty) } else { Home::None };
+                self.v[root as usize].home = if value.refs > 0 && value.reg == NO_REG {
+                    self.copy_to_spill(at, ty)
+                } else {
+                    Home::None
+                };
                 self.slot_homes.swap_remove(n);
             } else {
                 n += 1;

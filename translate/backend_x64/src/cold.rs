@@ -145,7 +145,9 @@ impl Emitter<'_> {
         match m.value {
             MemoryOperand::None => {}
             MemoryOperand::Immediate(imm) => self.asm.store_imm(64, value, imm),
-            MemoryOperand::Register(r, ty) => self.store_reg(value, if ty.is_int() { Type::I64 } else { ty }, r),
+            MemoryOperand::Register(r, ty) => {
+                self.store_reg(value, if ty.is_int() { Type::I64 } else { ty }, r)
+            }
         }
         if m.value2 != NO_REG {
             let mem = self.frame(value2);
@@ -172,9 +174,9 @@ impl Emitter<'_> {
         let tail = self.snapshots[snapshot as usize].fault_tail;
         let pc_slot = self.layout.pc;
         let s = self.snapshots[snapshot as usize];
-        let puts_pc = self.snaps[s.start as usize..s.end as usize]
-            .iter()
-            .any(|e| e.offset < pc_slot.offset + pc_slot.ty.bytes() && pc_slot.offset < e.offset + e.ty.bytes());
+        let puts_pc = self.snaps[s.start as usize..s.end as usize].iter().any(|e| {
+            e.offset < pc_slot.offset + pc_slot.ty.bytes() && pc_slot.offset < e.offset + e.ty.bytes()
+        });
         if puts_pc {
             // The instruction's PC wins over one put earlier.
             self.emit_snapshot(snapshot);

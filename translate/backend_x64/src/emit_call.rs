@@ -39,7 +39,7 @@ impl Emitter<'_> {
             let r = self.v[root as usize].reg;
             sources[n] = if r == NO_REG { Source::Root(root) } else { Source::Register(Gpr(r)) };
         }
-        self.save_live(&start, count);
+        self.save_live(start, count);
         self.spill_pinned(info.reads, info.writes);
         self.move_arguments(&mut sources);
         for n in 0..count {
@@ -98,29 +98,25 @@ impl Emitter<'_> {
     }
 
     /// Gives every value in a register that the call clobbers a home, unless these arguments are its last uses.
-    fn save_live(&mut self, start: &usize, count: usize) {
+    fn save_live(&mut self, start: usize, count: usize) {
+        let clobbered = self.temps & !(!CALLER_SAVED & 0xffff);
+        // Pending puts first: storing one may take another value's home away.
         for reg in 0..32u8 {
-            if self.temps >> reg & 1 == 0 {
-                continue;
-            }
             let root = self.occ[usize::from(reg)];
-            if root == NONE {
+            if clobbered >> reg & 1 != 0 && root != NONE && self.v[root as usize].dirty > 0 {
+                self.flush_root(root);
+            }
+        }
+        for reg in 0..32u8 {
+            let root = self.occ[usize::from(reg)];
+            if clobbered >> reg & 1 == 0 || root == NONE {
                 continue;
             }
-            let uses = (0..count).filter(|n| self.root(self.unit.pool[*start + n]) == root).count() as u32;
+            let uses = (0..count).filter(|n| self.root(self.unit.pool[start + n]) == root).count() as u32;
             if self.v[root as usize].refs > uses {
-                self.keep_in_memory(root);
+                self.save_root(root);
             }
         }
-    }
-
-    /// Stores `root` somewhere without giving up its register.
-    fn keep_in_memory(&mut self, root: u32) {
-        let reg = self.v[root as usize].reg;
-        if reg < XMM0 && CALLER_SAVED >> reg & 1 == 0 {
-            return;
-        }
-        self.save_root(root);
     }
 
     fn spill_pinned(&mut self, reads: SlotAccess, writes: SlotAccess) {

@@ -146,7 +146,8 @@ impl Emitter<'_> {
     /// Whether `v` is in the pinned register that the result is wanted in.
     fn is_in_hinted(&self, v: Val) -> bool {
         let hint = self.v[self.at].hint;
-        hint != crate::emitter::NO_PIN && self.v[self.root(v) as usize].reg == crate::emitter::PINNED[usize::from(hint)]
+        hint != crate::emitter::NO_PIN
+            && self.v[self.root(v) as usize].reg == crate::emitter::PINNED[usize::from(hint)]
     }
 
     /// Orders the operands of a commutative operation: constants second, and first the one to be overwritten.
@@ -471,20 +472,22 @@ impl Emitter<'_> {
     fn emit_clz(&mut self, i: &Inst) {
         let bits = i.ty.bits();
         let wide = bits.max(32);
-        let features = self.layout.features;
-        let (dst, src) = self.unary(i.a, bits);
-        if features.lzcnt {
+        if self.layout.features.lzcnt {
+            let (dst, src) = self.unary(i.a, bits);
             let src = self.widen(bits, dst, src);
             self.asm.bit_count(wide, 0xbd, dst, src);
             if bits < 32 {
                 self.asm.alu_imm(32, Alu::Sub, dst, 32 - bits as i32);
             }
+            self.bind(dst.0);
         } else {
+            // Scratch first: allocation may store over a spill that `unary` has just released.
             let t = self.alloc_gpr();
+            let (dst, src) = self.unary(i.a, bits);
             let src = self.widen(bits, t, src);
             self.scan_reverse(wide, bits, dst, t, src);
+            self.bind(dst.0);
         }
-        self.bind(dst.0);
     }
 
     /// Leading zeros by BSR.
@@ -509,20 +512,19 @@ impl Emitter<'_> {
     fn emit_ctz(&mut self, i: &Inst) {
         let bits = i.ty.bits();
         let wide = bits.max(32);
-        let (dst, src) = self.unary(i.a, bits);
-        let mut src = src;
+        let scratch = (!self.layout.features.bmi1).then(|| self.alloc_gpr());
+        let (dst, mut src) = self.unary(i.a, bits);
         if bits < 32 {
             src = self.widen(bits, dst, src);
             self.asm.alu_imm(32, Alu::Or, dst, 1 << bits);
         }
-        if self.layout.features.bmi1 {
+        let Some(t) = scratch else {
             self.asm.bit_count(wide, 0xbc, dst, src);
-        } else {
-            let t = self.alloc_gpr();
-            self.asm.bit_scan(wide, 0xbc, t, src);
-            self.asm.mov_imm(dst, u64::from(bits));
-            self.asm.cmov(32, Cc::Ne, dst, t);
-        }
+            return self.bind(dst.0);
+        };
+        self.asm.bit_scan(wide, 0xbc, t, src);
+        self.asm.mov_imm(dst, u64::from(bits));
+        self.asm.cmov(32, Cc::Ne, dst, t);
         self.bind(dst.0);
     }
 
@@ -626,7 +628,9 @@ impl Emitter<'_> {
     /// A 128-bit dividend. The common one is a sign-extended 64-bit number; the others are divided by magnitude.
     fn divide_signed_64(&mut self, i: &Inst) {
         let divisor = self.division_operands(i);
+        // Allocation may emit spills, so it must not happen inside a branch.
         let t = self.alloc_gpr();
+        let sign = self.alloc_gpr();
         self.asm.mov(64, t, reg::RAX);
         self.asm.shift_imm(64, Shift::Sar, t, 63);
         self.asm.alu(64, Alu::Cmp, t, reg::RDX);
@@ -635,14 +639,13 @@ impl Emitter<'_> {
         let end = self.asm.jmp();
         let here = self.asm.here();
         self.asm.patch(wide, here);
-        self.divide_magnitudes(divisor, t);
+        self.divide_magnitudes(divisor, t, sign);
         let here = self.asm.here();
         self.asm.patch(end, here);
     }
 
     /// |RDX:RAX| / |divisor|, signs put back; nothing meaningful if the quotient does not fit.
-    fn divide_magnitudes(&mut self, divisor: Gpr, t: Gpr) {
-        let sign = self.alloc_gpr();
+    fn divide_magnitudes(&mut self, divisor: Gpr, t: Gpr, sign: Gpr) {
         // sign = dividend < 0 ? -1 : 0; magnitude = (x ^ sign) - sign, in 128 bits.
         self.asm.mov(64, sign, reg::RDX);
         self.asm.shift_imm(64, Shift::Sar, sign, 63);

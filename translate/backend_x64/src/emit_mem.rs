@@ -16,7 +16,9 @@ struct Address {
 impl Emitter<'_> {
     pub fn emit_memory(&mut self, i: &Inst) -> Result<(), Unsupported> {
         let flags = MemFlags(i.aux);
-        if flags.has(MemFlags::BIG_ENDIAN) && i.ty != Type::I8 && (!i.ty.is_int() || i.op != Op::Load && i.op != Op::Store)
+        if flags.has(MemFlags::BIG_ENDIAN)
+            && i.ty != Type::I8
+            && (!i.ty.is_int() || i.op != Op::Load && i.op != Op::Store)
         {
             return Err(self.unsupported(i));
         }
@@ -53,7 +55,15 @@ impl Emitter<'_> {
     }
 
     /// The TLB probe. Leaves the addend in the first scratch register; returns the jump taken on a miss.
-    fn probe(&mut self, addr: Gpr, ty: Type, flags: MemFlags, write: bool, aligned: bool, t: (Gpr, Gpr)) -> usize {
+    fn probe(
+        &mut self,
+        addr: Gpr,
+        ty: Type,
+        flags: MemFlags,
+        write: bool,
+        aligned: bool,
+        t: (Gpr, Gpr),
+    ) -> usize {
         let MemoryModel::SoftTlb { read, write: write_table, stride, bits } = self.layout.memory;
         let table = if write { write_table } else { read } + i32::from(flags.index()) * stride;
         let size = ty.bytes() as i32;

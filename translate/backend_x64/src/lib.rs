@@ -78,7 +78,12 @@ impl Compiler {
     ///
     /// # Errors
     /// [`Unsupported`] if an operation has no host code; the unit has to be interpreted.
-    pub fn compile(&mut self, unit: &Unit, base: u64, first_exit_id: u32) -> Result<Compiled<'_>, Unsupported> {
+    pub fn compile(
+        &mut self,
+        unit: &Unit,
+        base: u64,
+        first_exit_id: u32,
+    ) -> Result<Compiled<'_>, Unsupported> {
         let buffers = std::mem::take(&mut self.buffers);
         let mut emitter = Emitter::new(unit, &self.layout, &self.helpers, base, first_exit_id, buffers);
         let result = emitter.run();

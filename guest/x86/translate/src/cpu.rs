@@ -132,10 +132,8 @@ impl Bus<'_> {
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
-        if st.efer & efer::LMA != 0 {
-            if !paging::is_canonical(linear) {
-                return Err(WalkError::NotCanonical);
-            }
+        if st.efer & efer::LMA != 0 && !paging::is_canonical(linear) {
+            return Err(WalkError::NotCanonical);
         }
         let t = paging::translate(st, self, linear, walk_access(access, index)).map_err(WalkError::Fault)?;
         let mut page_bits = t.page_size_log2;

@@ -53,7 +53,7 @@ impl X86Guest {
     /// A guest whose processors are of `model`; `name` is `x86_64` or `i386`.
     pub fn new(name: &'static str, model: &CpuModel) -> Self {
         X86Guest {
-            layout: GuestLayout { name, pc: slots::RIP, hot: &HOT, mmu_indices: 4 },
+            layout: GuestLayout { name, pc: slots::RIP, hot: &HOT, longest_insn: 15, mmu_indices: 4 },
             set: InstructionSet::of(model.features()),
         }
     }

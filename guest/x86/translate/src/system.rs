@@ -23,7 +23,7 @@ impl Translator<'_> {
             M::Int => self.software_interrupt(0x100 | self.insn.immediate(0) & 0xff),
             M::Int3 => self.software_interrupt(3),
             M::Int1 => self.software_interrupt(1),
-            M::Into => self.into_insn(),
+            M::Into => self.overflow_interrupt(),
             M::Iret => self.transfer_sized(helpers::IRET, 2),
             M::Iretd => self.transfer_sized(helpers::IRET, 4),
             M::Iretq => self.transfer_sized(helpers::IRET, 8),
@@ -182,7 +182,7 @@ impl Translator<'_> {
         self.leave_without_trap();
     }
 
-    fn into_insn(&mut self) {
+    fn overflow_interrupt(&mut self) {
         let no = self.condition(iced_x86::ConditionCode::no);
         let next = self.next_pc;
         let on = self.exit_to(rhea_ir::Target::Static(next));

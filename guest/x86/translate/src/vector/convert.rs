@@ -99,6 +99,13 @@ pub(super) fn rounding_of(imm: u8) -> Rounding {
 /// VCVTPS2PH.
 pub(super) fn single_to_half(t: &mut Translator<'_>) {
     let source = t.read_vector(1);
+    if t.is_memory(0) {
+        // A store that faults must find the sticky flags as they were.
+        let bytes = t.insn.memory_size().size() as u32;
+        let addr = t.effective_address(bytes, true);
+        let ty = if bytes == 16 { Type::V128 } else { Type::F64 };
+        t.load_for_write(ty, addr);
+    }
     t.float_begin();
     let v = t.b.vconvert(Type::V128, Convert::F32ToF16, source, rounding_of(t.insn.immediate8()));
     t.write_vector(0, v);

@@ -49,6 +49,9 @@ pub(super) fn masked_bytes(t: &mut Translator<'_>) {
     for (i, q) in data_quads.into_iter().chain(mask_quads).enumerate() {
         t.b.put(crate::slots::scratch(i), q);
     }
+    if data.is_mm() {
+        t.enter_mmx();
+    }
     let index = t.c64(u64::from(t.mem.index()) << 56 | u64::from(bytes));
     t.helper(vh::MASKED_BYTES, &[index, addr]);
 }

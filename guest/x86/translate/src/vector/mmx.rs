@@ -1,6 +1,6 @@
 //! MMX: its registers are the significands of the physical x87 registers.
 //!
-//! Every MMX instruction but EMMS sets TOP to zero and marks all registers valid; a write fills the register's sign
+//! Every MMX instruction but EMMS sets TOP to zero and all but EMMS mark all registers valid; a write fills the register's sign
 //! and exponent with ones (SDM vol. 1, 9.5).
 
 use rhea_ir::{Inst, Lane, Op, Type, Val};
@@ -62,8 +62,10 @@ impl Translator<'_> {
     }
 }
 
-/// EMMS: all registers empty.
+/// EMMS: all registers empty, TOP zero.
 pub(super) fn empty_state(t: &mut Translator<'_>) {
+    let top = t.b.iconst(Type::I32, 0);
+    t.b.put(slots::X87_TOP, top);
     let empty = t.b.iconst(Type::I32, 0xff);
     t.b.put(slots::X87_EMPTY, empty);
     t.forget_x87();

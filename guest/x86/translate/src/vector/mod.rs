@@ -161,6 +161,10 @@ impl Translator<'_> {
     /// Called after the last one, before anything is written.
     fn float_end(&mut self) {
         if std::mem::take(&mut self.vector.unchecked) {
+            if self.uses_mmx() {
+                // The x87 stack is turned over before #XM.
+                self.enter_mmx();
+            }
             self.helper(vh::SSE_CHECK, &[]);
         }
     }

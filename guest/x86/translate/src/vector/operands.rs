@@ -1,8 +1,10 @@
 //! Vector operands: registers with their upper-half rules, and memory.
 
 use iced_x86::Register;
-use rhea_ir::{Lane, MemFlags, Op, Type, Val};
+use rhea_ir::{Cond, Lane, MemFlags, Op, Type, Val};
+use rhea_x86_state::mode;
 
+use crate::reasons::vector;
 use crate::slots;
 use crate::translator::Translator;
 
@@ -80,7 +82,7 @@ impl Translator<'_> {
     /// Loads `bytes` (1, 2, 4, 8, 16, 32) from the memory operand, zero-extended to a V128 at least.
     pub(super) fn load_vector(&mut self, bytes: u32, aligned: bool) -> Val {
         let addr = self.effective_address(bytes, false);
-        let mem = self.vector_mem(bytes, aligned);
+        let mem = self.vector_mem(addr, bytes, aligned);
         match bytes {
             1 | 2 => {
                 let v = self.b.load(Type::int(bytes), addr, mem);
@@ -125,19 +127,25 @@ impl Translator<'_> {
             _ => v,
         };
         let addr = self.effective_address(bytes, true);
-        let mem = self.vector_mem(bytes, aligned);
+        let mem = self.vector_mem(addr, bytes, aligned);
         self.b.store(addr, v, mem);
     }
 
-    fn vector_mem(&self, bytes: u32, aligned: bool) -> MemFlags {
-        if aligned {
-            self.mem_with(MemFlags::ALIGNED)
-        } else if bytes >= 16 {
-            // #AC is not raised for unaligned vectors that may be unaligned (SDM vol. 3, table 6-7 gives the choice).
-            MemFlags(self.mem.0 & !MemFlags::ALIGNED)
-        } else {
-            self.mem
+    /// Attributes of a vector access; `aligned` ones raise #GP where others may raise #AC.
+    fn vector_mem(&mut self, addr: Val, bytes: u32, aligned: bool) -> MemFlags {
+        let checked = self.mode & mode::ALIGNMENT_CHECK != 0;
+        if bytes < 16 || (!aligned && !checked) {
+            return self.mem;
         }
+        if !checked {
+            return self.mem_with(MemFlags::ALIGNED);
+        }
+        // Under alignment checking a mark means #AC; and #AC only asks for 16 bytes of vectors of 32.
+        let multiple = if aligned { bytes } else { 16 };
+        let low = self.b.and_imm(addr, u64::from(multiple - 1));
+        let wrong = self.b.icmp_imm(Cond::Ne, low, 0);
+        self.raise_if(wrong, if aligned { vector::GP } else { vector::AC });
+        MemFlags(self.mem.0 & !MemFlags::ALIGNED)
     }
 
     /// First and second source of a two-source instruction.

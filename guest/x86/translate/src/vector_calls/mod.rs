@@ -23,6 +23,8 @@ use area::Area;
 const DAZ: u32 = 1 << 6;
 const FTZ: u32 = 1 << 15;
 const EXCEPTIONS: u32 = 0x3f;
+/// Invalid, denormal and divide-by-zero.
+const OF_OPERANDS: u32 = 7;
 const CR0_NE: u64 = 1 << 5;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
 
@@ -129,7 +131,8 @@ extern "C" fn sse_check(cx: &mut VcpuContext, _: u64, _: u64, _: u64, _: u64) ->
     let flags = env(cx).float.take_flags();
     let st = st(cx);
     let unmasked = flags & !(st.mxcsr >> 7) & EXCEPTIONS;
-    st.mxcsr |= flags;
+    // An unmasked exception of the operands comes before any of a result (SDM vol. 1, 11.5.2.3).
+    st.mxcsr |= if unmasked & OF_OPERANDS != 0 { flags & OF_OPERANDS } else { flags };
     if unmasked != 0 {
         let vector = if st.cr[4] & CR4_OSXMMEXCPT != 0 { vector::XM } else { vector::UD };
         cx.leave(reasons::fault(vector));
@@ -214,6 +217,17 @@ fn wrap_linear(cx: &mut VcpuContext, addr: u64) -> u64 {
     if st(cx).mode & mode::CS64 != 0 { addr } else { addr & 0xffff_ffff }
 }
 
+/// Checks that `bytes` bytes could be stored; a fault in a second page reports that page's start.
+fn probe(cx: &mut VcpuContext, at: u64, bytes: u64, index: u8) -> Result<(), Leave> {
+    cx.probe_write(at, 1, index)?;
+    let last = at.wrapping_add(bytes - 1);
+    if (at ^ last) >> 12 != 0 {
+        let page = wrap_linear(cx, last & !0xfff);
+        cx.probe_write(page, 1, index)?;
+    }
+    Ok(())
+}
+
 fn do_masked_move(cx: &mut VcpuContext, control: u64, addr: u64) -> Result<(), Leave> {
     let byte = |pos: u32| control >> pos & 0xff;
     let (data, mask) = ((byte(0) & 15) as usize, (byte(8) & 15) as usize);
@@ -226,7 +240,7 @@ fn do_masked_move(cx: &mut VcpuContext, control: u64, addr: u64) -> Result<(), L
         let value = st(cx).vec[data];
         for i in (0..lanes).filter(active) {
             let at = wrap_linear(cx, addr.wrapping_add(i * lane_bytes));
-            cx.probe_write(at, lane_bytes as u32, index)?;
+            probe(cx, at, lane_bytes, index)?;
         }
         for i in (0..lanes).filter(active) {
             let at = wrap_linear(cx, addr.wrapping_add(i * lane_bytes));
@@ -252,12 +266,17 @@ extern "C" fn masked_bytes(cx: &mut VcpuContext, control: u64, addr: u64, _: u64
 fn do_masked_bytes(cx: &mut VcpuContext, control: u64, addr: u64) -> Result<(), Leave> {
     let index = index(control);
     let bytes = control & 0xff;
+    if bytes == 8 && st(cx).mode & mode::ALIGNMENT_CHECK != 0 && !addr.is_multiple_of(8) {
+        return Err(raise(vector::AC));
+    }
     let [d0, d1, m0, m1, ..] = st(cx).scratch;
     let byte = |q: [u64; 2], i: u64| (q[(i / 8) as usize] >> (8 * (i % 8))) as u8;
     let active = |i: &u64| byte([m0, m1], *i) & 0x80 != 0;
+    // A fault reports the start of the operand, or of the page that faults.
     for i in (0..bytes).filter(active) {
-        let at = wrap_linear(cx, addr.wrapping_add(i));
-        cx.probe_write(at, 1, index)?;
+        let byte = wrap_linear(cx, addr.wrapping_add(i));
+        let start = wrap_linear(cx, addr).max(byte & !0xfff);
+        cx.probe_write(if start > byte { byte } else { start }, 1, index)?;
     }
     for i in (0..bytes).filter(active) {
         let at = wrap_linear(cx, addr.wrapping_add(i));
@@ -285,13 +304,6 @@ fn do_gather(
     let lanes = (g.data_bytes / g.lane_bytes).min(g.index_register_bytes / g.index_bytes);
     let indices = st(cx).vec[g.index];
     let address_mask = u64::MAX >> (64 - g.address_bits.clamp(16, 64));
-    // The mask is spread to whole lanes first, so that a restart sees the same lanes.
-    for i in 0..lanes {
-        let mask = &mut st(cx).vec[g.mask];
-        let all = if sign(mask, i, g.lane_bytes) { u64::MAX } else { 0 };
-        let ones = if g.lane_bytes == 4 { all & 0xffff_ffff } else { all };
-        set_lane(mask, i, g.lane_bytes, ones);
-    }
     for i in 0..lanes {
         if sign(&st(cx).vec[g.mask], i, g.lane_bytes) {
             let raw = lane(&indices, i, g.index_bytes);
@@ -301,8 +313,8 @@ fn do_gather(
             let at = wrap_linear(cx, segment_base.wrapping_add(offset));
             let v = cx.load(at, g.lane_bytes as u32, mmu)?;
             set_lane(&mut st(cx).vec[g.data], i, g.lane_bytes, v);
-            set_lane(&mut st(cx).vec[g.mask], i, g.lane_bytes, 0);
         }
+        set_lane(&mut st(cx).vec[g.mask], i, g.lane_bytes, 0);
     }
     let st = st(cx);
     st.vec[g.mask] = [0; 4];
@@ -371,7 +383,13 @@ fn do_x87_execute(
         return Ok(());
     }
     let bytes = d.memory_bytes() as usize;
-    if bytes != 0 && !d.stores() {
+    if bytes != 0 && st(cx).mode & mode::ALIGNMENT_CHECK != 0 && !addr.is_multiple_of(d.alignment()) {
+        return Err(raise(vector::AC));
+    }
+    if d.stores() {
+        // Memory is checked even if the instruction then stores nothing.
+        probe(cx, addr, bytes as u64, mmu)?;
+    } else if bytes != 0 {
         cx.load_bytes(addr, &mut memory.bytes[..bytes], mmu)?;
     }
     let state = st(cx);

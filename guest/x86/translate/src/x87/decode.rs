@@ -178,7 +178,8 @@ pub struct Decoded {
     pub operand: Operand,
     /// i of the operand ST(i).
     pub register: u8,
-    /// i of the destination ST(i) of arithmetic; the condition code of FCMOVcc.
+    /// i of the destination ST(i) of arithmetic; the condition code of FCMOVcc; 1 for FSTPNCE, which does not check
+    /// that ST(0) is in use.
     pub destination: u8,
     /// Registers popped at the end.
     pub pops: u8,
@@ -227,6 +228,16 @@ impl Decoded {
             Operand::Short => 14,
             Operand::Long if self.has_registers() => 108,
             Operand::Long => 28,
+        }
+    }
+
+    /// Alignment of the memory operand that #AC asks for (SDM vol. 3, table 6-7).
+    pub fn alignment(self) -> u64 {
+        match self.operand {
+            Operand::None | Operand::Stack => 1,
+            Operand::I16 | Operand::Word | Operand::Short => 2,
+            Operand::F32 | Operand::I32 | Operand::Long => 4,
+            _ => 8,
         }
     }
 
@@ -418,6 +429,11 @@ pub fn decode(insn: &Instruction) -> Option<Decoded> {
         Operation::Compare | Operation::CompareQuiet if pops == 2 => {
             d.operand = Operand::Stack;
             d.register = 1;
+        }
+        Operation::Store if mnemonic == M::Fstpnce => {
+            d.operand = Operand::Stack;
+            d.register = first;
+            d.destination = 1;
         }
         Operation::Move => {
             d.operand = Operand::Stack;

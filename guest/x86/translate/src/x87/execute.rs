@@ -449,11 +449,9 @@ impl Machine<'_> {
     fn compare(&mut self, d: Decoded, memory: &Memory) {
         let in_stack = d.operand == Operand::Stack;
         let to_flags = matches!(d.operation, Operation::CompareFlags | Operation::CompareFlagsQuiet);
-        let relation = if self.is_empty(0) || (in_stack && self.is_empty(d.register)) {
-            if !self.stack_fault(false) {
-                return;
-            }
-            Relation::Unordered
+        // An unmasked exception keeps the registers from being popped; the relation is delivered all the same.
+        let (relation, accepted) = if self.is_empty(0) || (in_stack && self.is_empty(d.register)) {
+            (Relation::Unordered, self.stack_fault(false))
         } else {
             let b = match d.operation {
                 Operation::Test => F80 { sign_exponent: 0, significand: 0 },
@@ -467,10 +465,7 @@ impl Machine<'_> {
             } else {
                 sf::compare_signaling(a, b, &mut self.env)
             };
-            if !self.accept() {
-                return;
-            }
-            relation
+            (relation, self.accept())
         };
         if to_flags {
             self.st.set_arithmetic_flags(match relation {
@@ -488,7 +483,9 @@ impl Machine<'_> {
             };
             self.conditions(C0 | C2 | C3, bits);
         }
-        self.pop(d.pops);
+        if accepted {
+            self.pop(d.pops);
+        }
     }
 
     fn examine(&mut self) {
@@ -560,6 +557,11 @@ impl Machine<'_> {
 
     fn store(&mut self, d: Decoded, memory: &mut Memory) {
         let empty = self.is_empty(0);
+        if empty && d.destination != 0 {
+            // FSTPNCE.
+            self.conditions(C1, 0);
+            return self.pop(d.pops);
+        }
         if empty && !self.stack_fault(false) {
             return;
         }
@@ -637,6 +639,10 @@ impl Machine<'_> {
 
     fn unary(&mut self, operation: Operation) {
         use Operation as O;
+        let reduces = matches!(operation, O::Sine | O::Cosine);
+        if reduces {
+            self.conditions(C2, 0);
+        }
         if self.is_empty(0) {
             if self.stack_fault(false) {
                 self.set(0, INDEFINITE);
@@ -659,8 +665,8 @@ impl Machine<'_> {
             if let Some(r) = result {
                 self.set(0, r);
             }
-            if matches!(operation, O::Sine | O::Cosine) {
-                self.conditions(C2, if in_range { 0 } else { C2 });
+            if reduces && !in_range {
+                self.conditions(C2, C2);
             }
         }
     }
@@ -670,6 +676,9 @@ impl Machine<'_> {
         use Operation as O;
         let pops = matches!(operation, O::YLog2X | O::YLog2XPlus1 | O::ArcTangent);
         let to = u8::from(pops);
+        if matches!(operation, O::Remainder | O::RemainderNearest) {
+            self.conditions(C2, 0);
+        }
         if self.is_empty(0) || self.is_empty(1) {
             if self.stack_fault(false) {
                 self.set(to, INDEFINITE);
@@ -691,7 +700,9 @@ impl Machine<'_> {
         if !self.accept() {
             return;
         }
-        if let Some(r) = remainder {
+        if let Some(r) = remainder
+            && !is_nan(v)
+        {
             let bit = |n: u8, c: u32| if r.quotient >> n & 1 != 0 { c } else { 0 };
             let incomplete = if r.incomplete { C2 } else { 0 };
             self.conditions(C0 | C1 | C2 | C3, bit(2, C0) | bit(1, C3) | bit(0, C1) | incomplete);
@@ -703,6 +714,9 @@ impl Machine<'_> {
     /// FPTAN, FSINCOS, FXTRACT: ST(0) replaced by one result, another pushed.
     fn unary_and_push(&mut self, operation: Operation) {
         use Operation as O;
+        if operation != O::Extract {
+            self.conditions(C2, 0);
+        }
         if self.is_empty(0) || !self.is_empty(7) {
             let overflow = !self.is_empty(0);
             if self.stack_fault(overflow) {
@@ -723,8 +737,8 @@ impl Machine<'_> {
         if !self.accept() {
             return;
         }
-        if operation != O::Extract {
-            self.conditions(C2, if in_range { 0 } else { C2 });
+        if !in_range {
+            self.conditions(C2, C2);
         }
         if let Some((first, second)) = results {
             self.set(0, first);

@@ -171,7 +171,7 @@ impl Translator<'_> {
         let top = u32::from(self.stack.top);
         let (full, empty) = (full.rotate_left(top), empty.rotate_left(top));
         let s = &self.stack;
-        if s.known & full & s.empty != 0 || s.known & empty & !s.empty != 0 {
+        if s.known & full & s.empty != 0 || s.known & empty & !s.empty != 0 || full & empty != 0 {
             self.x87_in_full(d);
             return false;
         }
@@ -508,15 +508,19 @@ impl Translator<'_> {
                 let addr = self.effective_address(10, true);
                 let significand = self.b.push(Inst { a: v, ..Inst::new(Op::XSignificand, Type::I64) });
                 let sign_exponent = self.b.push(Inst { a: v, ..Inst::new(Op::XSignExponent, Type::I16) });
-                // The part that may lie in the next page first: if it faults, nothing has been written.
+                // A fault reports the start of the operand; after that the part that may lie in the next page comes
+                // first, so that nothing has been written if it faults.
+                self.load_for_write(Type::I64, addr);
                 let high = self.b.lea(addr, Val::NONE, 0, 8);
                 self.store(high, sign_exponent);
                 return self.store(addr, significand);
             }
         };
+        let addr = self.effective_address(d.memory_bytes(), true);
+        // A store that faults must find the sticky flags as they were.
+        self.load_for_write(ty, addr);
         let aux = if op == Op::XToInt { rounding as u8 } else { 0 };
         let bits = self.b.push(Inst { a: v, aux, ..Inst::new(op, ty) });
-        let addr = self.effective_address(d.memory_bytes(), true);
         self.store(addr, bits);
     }
 
