@@ -3,7 +3,9 @@
 pub mod debug;
 pub mod pm;
 pub mod reset_ports;
+pub mod sleep;
 
 pub use debug::{DebugConsole, DebugConsoleProperties, DebugExit, DebugExitProperties};
 pub use pm::{PowerManagement, SmiSink};
 pub use reset_ports::{FastReset, KeyboardReset, ResetControl};
+pub use sleep::SleepControl;

@@ -1,26 +1,35 @@
 //! Wiring of the boards.
 
 use crate::apic_port::ApicPort;
-use crate::boot::{self, BootMedia, FirmwareTables};
+use crate::boot::{self, BootMedia};
 use crate::config::{BuildError, PcConfig, PcKind};
+use crate::firmware;
 use crate::memory_map::{self as map, RamSplit};
 use crate::ports::{IrqInputs, OpenBus};
-use rhea_chipset::{DebugConsole, DebugExit, FastReset, KeyboardReset, PowerManagement, ResetControl};
+use rhea_chipset::{
+    DebugConsole, DebugExit, FastReset, KeyboardReset, PowerManagement, ResetControl, SleepControl,
+};
 use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
 use rhea_interrupt::{ApicBus, ExtIntSource, IoApic, LocalApic, LocalApicConfig, PicPair};
 use rhea_loader::Blob;
 use rhea_memory::{AddressSpace, MmioHandler, RamBlock, Region, Topology};
+use rhea_pci::{HostBridge, LpcBridge, PciAddress, PciBus, PirqRouter, Q35Host};
 use rhea_serial::Uart16550;
 use rhea_timer::{Hpet, HpetLines, LegacyRoute, Pit, Rtc, hpet};
 use std::io;
 use std::sync::Arc;
 
 /// I/O ports and ISA IRQs of the serial ports.
-const SERIAL_PORTS: [(u64, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+pub(crate) const SERIAL_PORTS: [(u64, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 /// I/O ports of the ICH9's power management block.
 pub(crate) const PM_BASE: u64 = 0x600;
 /// ISA IRQ of the SCI.
 pub(crate) const SCI_IRQ: usize = 9;
+/// microvm: port of the sleep control register, and I/O APIC input of the power button.
+pub(crate) const SLEEP_PORT: u64 = 0x600;
+pub(crate) const POWER_BUTTON_GSI: usize = 10;
+/// I/O APIC input of PIRQ A.
+pub(crate) const FIRST_PIRQ_GSI: usize = 16;
 
 /// What one processor needs of the machine.
 #[derive(Clone)]
@@ -66,7 +75,9 @@ pub struct PcMachine {
     pub boot_format: Option<&'static str>,
     /// Guest RAM.
     pub ram: Arc<RamBlock>,
-    pm: Option<Arc<PowerManagement>>,
+    /// The PCI bus, where the board has one.
+    pub pci: Option<Arc<PciBus>>,
+    button: Option<PowerButton>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
     blobs: Vec<Blob>,
@@ -94,7 +105,14 @@ impl PcMachine {
 
     /// Presses the power button. True if the guest listens to it.
     pub fn power_button(&self) -> bool {
-        self.pm.as_ref().is_some_and(|pm| pm.power_button())
+        match &self.button {
+            Some(PowerButton::Fixed(pm)) => pm.power_button(),
+            Some(PowerButton::Interrupt(sleep)) => {
+                sleep.power_button();
+                true
+            }
+            None => false,
+        }
     }
 
     /// Raises an NMI at every processor.
@@ -106,6 +124,12 @@ impl PcMachine {
     pub fn saved_units(&self) -> &[SavedUnit] {
         &self.saved
     }
+}
+
+/// Who the power button is connected to.
+enum PowerButton {
+    Fixed(Arc<PowerManagement>),
+    Interrupt(Arc<SleepControl>),
 }
 
 /// Builds the machine that `config` describes, with what it boots already in memory.
@@ -122,8 +146,7 @@ pub fn build(config: &PcConfig, clock: Arc<VirtualClock>) -> Result<PcMachine, B
         return Err(BuildError::SerialPorts { limit: SERIAL_PORTS.len(), asked: config.serials.len() });
     }
     let split = RamSplit::new(config.kind, config.ram_size);
-    let media =
-        boot::prepare(config, split, |_| FirmwareTables { rsdp: 0, rom: Vec::new(), blobs: Vec::new() })?;
+    let media = boot::prepare(config, split, |address| firmware::tables(config, split, address))?;
     let mut board = Board::new(config, split, &media, clock)?;
     let interrupts = board.add_interrupt_controllers();
     board.add_timers(&interrupts);
@@ -142,7 +165,8 @@ struct Board<'a> {
     ports: Arc<Region>,
     ram: Arc<RamBlock>,
     power: Arc<PowerControl>,
-    pm: Option<Arc<PowerManagement>>,
+    pci: Option<Arc<PciBus>>,
+    button: Option<PowerButton>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
 }
@@ -182,7 +206,19 @@ impl<'a> Board<'a> {
         system.add_with_priority(map::MIB - low, &low_rom, 1);
         let power = Arc::new(PowerControl::new());
         let (resets, saved) = (Vec::new(), Vec::new());
-        Ok(Self { config, clock, topology, system, ports, ram, power, pm: None, resets, saved })
+        Ok(Self {
+            config,
+            clock,
+            topology,
+            system,
+            ports,
+            ram,
+            power,
+            pci: None,
+            button: None,
+            resets,
+            saved,
+        })
     }
 
     /// Registers a device for reset and saved state.
@@ -276,14 +312,46 @@ impl<'a> Board<'a> {
         self.map_ports("port92", 0x92, 1, fast.clone());
         self.resets.push(fast);
         self.map_ports("keyboard-reset", 0x64, 1, KeyboardReset::new(self.power.clone()));
-        if self.config.kind == PcKind::Q35 {
-            let sci = interrupts.inputs.isa(SCI_IRQ);
-            let pm = PowerManagement::new(&self.clock, sci, self.power.clone(), None);
-            self.map_ports("acpi-pm", PM_BASE, rhea_chipset::pm::PM_IO_SIZE, pm.clone());
-            self.map_ports("apm", 0xb2, 2, pm.apm_ports());
-            self.register("pm", &pm);
-            self.pm = Some(pm);
+        match self.config.kind {
+            PcKind::Q35 => self.add_q35(interrupts),
+            PcKind::Microvm => {
+                let button = interrupts.inputs.gsi(POWER_BUTTON_GSI);
+                let sleep = SleepControl::new(self.power.clone(), button);
+                self.map_ports("acpi-sleep", SLEEP_PORT, 2, sleep.clone());
+                self.register("sleep", &sleep);
+                self.button = Some(PowerButton::Interrupt(sleep));
+            }
         }
+    }
+
+    /// Power management, PCI host and LPC bridge. What firmware would place is placed when there is none.
+    fn add_q35(&mut self, interrupts: &Interrupts) {
+        let inputs = &interrupts.inputs;
+        let placed = self.config.kernel.is_some();
+        let pm = PowerManagement::new(&self.clock, inputs.isa(SCI_IRQ), self.power.clone(), None);
+        self.map_ports("apm", 0xb2, 2, pm.apm_ports());
+        self.register("pm", &pm);
+        self.button = Some(PowerButton::Fixed(pm.clone()));
+        let pm = Region::mmio(&self.topology, "acpi-pm", rhea_chipset::pm::PM_IO_SIZE, pm);
+
+        let gsi = std::array::from_fn(|pirq| inputs.gsi(FIRST_PIRQ_GSI + pirq));
+        let isa = (0..16).map(|irq| inputs.isa(irq)).collect();
+        let pirq = PirqRouter::new(gsi, isa);
+        let bus = PciBus::new(self.system.clone(), self.ports.clone(), pirq.clone(), interrupts.bus.clone());
+        let host = Q35Host::new(bus.clone());
+        self.map_ports("pci-config", 0xcf8, 8, host.ports());
+        self.register("pci-config", &host);
+        let ecam = Region::mmio(&self.topology, "ecam", map::ECAM_SIZE, host.ecam());
+        let bridge = HostBridge::new(self.system.clone(), ecam, placed.then_some(map::ECAM));
+        self.register("pci/00.0", &bridge);
+        let pm_base = placed.then_some(PM_BASE as u16);
+        let lpc = LpcBridge::new(pirq, self.ports.clone(), pm, pm_base);
+        self.register("pci/1f.0", &lpc);
+        for (device, function) in [(0, bridge as Arc<dyn rhea_pci::PciFunction>), (0x1f, lpc)] {
+            let plugged = bus.plug(PciAddress { device, function: 0 }, function);
+            debug_assert!(plugged.is_ok(), "an empty bus has room");
+        }
+        self.pci = Some(bus);
     }
 
     fn add_debug_ports(&mut self) -> Result<(), BuildError> {
@@ -333,7 +401,8 @@ impl<'a> Board<'a> {
             power: self.power,
             boot_format: media.format,
             ram: self.ram,
-            pm: self.pm,
+            pci: self.pci,
+            button: self.button,
             resets: self.resets,
             saved: self.saved,
             blobs,

@@ -120,6 +120,15 @@ impl Session {
         String::from_utf8_lossy(&self.output.0.lock().expect("collector does not panic").bytes).into_owned()
     }
 
+    /// Everything printed, once the emulator has ended and its output is read to the end.
+    pub fn transcript_at_end(&self) -> String {
+        let (lock, changed) = &*self.output;
+        let output = lock.lock().expect("collector does not panic");
+        let wait = changed.wait_timeout_while(output, Duration::from_secs(5), |o| !o.ended);
+        let output = wait.expect("collector does not panic").0;
+        String::from_utf8_lossy(&output.bytes).replace('\r', "")
+    }
+
     fn tail(&self) -> String {
         tail(&self.output.0.lock().expect("collector does not panic").bytes)
     }

@@ -493,6 +493,24 @@ impl Asm {
         self.op_rm(bits, &[opcode], r.0, mem.into(), bits == 8);
     }
 
+    /// XCHG of two 64-bit registers.
+    pub fn xchg(&mut self, a: Gpr, b: Gpr) {
+        self.op_rm(64, &[0x87], a.0, b.into(), false);
+    }
+
+    /// Moves the low 8 or 16 bits of a register, leaving the rest of `dst` alone.
+    pub fn mov_low(&mut self, bits: u32, dst: Gpr, src: Gpr) {
+        let opcode = if bits == 8 { 0x8a } else { 0x8b };
+        self.op_rm(bits, &[opcode], dst.0, src.into(), bits == 8);
+    }
+
+    /// Short JMP to be patched with [`Asm::patch_short`].
+    pub fn jmp_short(&mut self) -> usize {
+        self.byte(0xeb);
+        self.byte(0);
+        self.here() - 1
+    }
+
     /// LOCK XADD.
     pub fn lock_xadd(&mut self, bits: u32, mem: Mem, r: Gpr) {
         self.byte(0xf0);

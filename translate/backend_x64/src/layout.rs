@@ -58,8 +58,8 @@ impl Features {
 pub enum MemoryModel {
     /// A software TLB per MMU index, probed inline.
     ///
-    /// An entry is 16 bytes: `tag` (u64, the guest page address, or a value with a low bit set that never matches)
-    /// and `addend` (u64, host address minus guest address, modulo 2^64). Tables have `2^bits` entries, indexed by
+    /// An entry is 16 bytes: `tag` (u64, the guest page address, or a value with any of bits 5 to 11 set, which never
+    /// matches: probes that check alignment compare the low bits too) and `addend` (u64, host address minus guest address, modulo 2^64). Tables have `2^bits` entries, indexed by
     /// guest address bits from 12 up; those of MMU index `i` are at `[rbp + read + i*stride]` (loads) and
     /// `[rbp + write + i*stride]` (stores, atomics, loads marked for write).
     SoftTlb {
@@ -135,9 +135,11 @@ pub struct Layout {
     pub frame: Frame,
     /// The thunks.
     pub thunks: ThunkAddresses,
-    /// Address of `extern "sysv64" fn(context: u64) -> u32`, which does the access described by the `mem_*` fields
+    /// Address of `extern "sysv64" fn(context: u64, return_address: u64) -> u32`, which does the access described by the `mem_*` fields
     /// and returns 0 when done, non-zero when it faulted (then `leave_reason` is set).
     pub memory_function: u64,
+    /// Length in bytes of the guest's longest instruction.
+    pub longest_insn: u32,
     /// Bytes available for spills at RSP inside translated code.
     pub spill_bytes: u32,
     /// Every exit returns to the dispatcher: no chaining, no jump cache, no return stack.

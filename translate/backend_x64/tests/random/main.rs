@@ -1,0 +1,149 @@
+//! Random units: host code against the interpreter.
+#![allow(unsafe_code, reason = "executes emitted code")]
+#![allow(missing_docs, reason = "a test")]
+
+mod generate;
+mod world;
+
+use generate::{Gen, Rng};
+use iced_x86::Formatter;
+use rhea_backend_x64::Features;
+use rhea_ir::{Inst, Op, Unit, text, verify};
+use rhea_softfloat::Env;
+use world::{Image, Oracle, World};
+
+fn disassemble(code: &[u8], at: u64) -> String {
+    let mut decoder = iced_x86::Decoder::with_ip(64, code, at, 0);
+    let mut formatter = iced_x86::IntelFormatter::new();
+    let mut out = String::new();
+    while decoder.can_decode() {
+        let i = decoder.decode();
+        let mut line = String::new();
+        formatter.format(&i, &mut line);
+        out.push_str(&format!("{:x}: {line}\n", i.ip()));
+    }
+    out
+}
+
+fn random_image(rng: &mut Rng) -> Image {
+    let mut state: Vec<u8> = Vec::new();
+    while state.len() < world::STATE_BYTES {
+        state.extend_from_slice(&rng.interesting().to_le_bytes());
+    }
+    let memory = (0..world::MEMORY_BYTES / 8).flat_map(|_| rng.interesting().to_le_bytes()).collect();
+    Image { state, memory }
+}
+
+/// What differs between host code and interpreter, run on `unit` from the same image; `None` if there is no host code.
+fn compare(world: &mut World, unit: &Unit, image: &Image) -> Option<Vec<String>> {
+    world.compile(unit).ok()?;
+    let mut oracle = Oracle { image: image.clone(), vector: Env::SSE, x87: Env::X87 };
+    let expected = world::interpret(unit, &mut oracle);
+    world.load_image(image);
+    let end = world.run();
+    let got = world.image();
+    let want = oracle.image;
+    // The interpreter leaves the PC slot to its caller; `End` has it.
+    let mut differences: Vec<String> = (0..world::PC_SLOT as usize)
+        .step_by(8)
+        .filter(|&n| got.state[n..n + 8] != want.state[n..n + 8])
+        .map(|n| format!("state+{n:#x}: got {:x?} want {:x?}", &got.state[n..n + 8], &want.state[n..n + 8]))
+        .chain(
+            (0..got.memory.len())
+                .filter(|&n| got.memory[n] != want.memory[n])
+                .map(|n| format!("memory+{n:#x}: got {:x} want {:x}", got.memory[n], want.memory[n])),
+        )
+        .collect();
+    if end != expected {
+        differences.push(format!("got {end:x?} want {expected:x?}"));
+    }
+    Some(differences)
+}
+
+/// Runs `unit` both ways and panics with a small unit that still differs; `None` if there is no host code for it.
+fn check(world: &mut World, unit: &Unit, image: &Image, seed: u64) -> Option<()> {
+    verify(unit, &world::HELPERS).unwrap_or_else(|e| panic!("{e}\n{}", text::print(unit, &world::HELPERS)));
+    if std::env::var("RHEA_TRACE").is_ok() {
+        let code = world.compile(unit).ok()?;
+        eprintln!(
+            "seed {seed}\n{}\n{}",
+            text::print(unit, &world::HELPERS),
+            disassemble(&code, world.code_base())
+        );
+    }
+    if compare(world, unit, image)?.is_empty() {
+        return Some(());
+    }
+    let mut small = unit.clone();
+    for n in (1..small.insts.len() - 1).rev() {
+        let mut shorter = small.clone();
+        // A dead constant in place of an operation keeps the numbers of the others.
+        shorter.insts[n] = match small.insts[n].op {
+            Op::ExitIf | Op::PutSlot | Op::Store | Op::PutIndexed | Op::InsnStart | Op::Fence => {
+                Inst::new(Op::Const, rhea_ir::Type::I8)
+            }
+            Op::Call if small.insts[n].ty == rhea_ir::Type::Void => Inst::new(Op::Const, rhea_ir::Type::I8),
+            _ => Inst::new(Op::Const, small.insts[n].ty),
+        };
+        if compare(world, &shorter, image).is_some_and(|d| !d.is_empty()) {
+            small = shorter;
+        }
+    }
+    let differences = compare(world, &small, image)?;
+    let code = world.compile(&small).ok()?;
+    let shown: String = text::print(&small, &world::HELPERS)
+        .lines()
+        .filter(|l| !l.contains("const") || l.contains("vconst") || !l.ends_with("#0x0"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    panic!("seed {seed}:\n{}\n{shown}\n{}", differences.join("\n"), disassemble(&code, world.code_base()));
+}
+
+fn campaign(features: Features, hot: usize, cases: u64, first: u64, step: impl Fn(&mut Gen<'_>)) {
+    let mut world = World::new(features, hot);
+    let mut compiled = 0;
+    // RHEA_CASES multiplies the number of cases, RHEA_SEED runs one alone.
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let cases = cases * number("RHEA_CASES").unwrap_or(1);
+    let seeds = number("RHEA_SEED").map_or(first..first + cases, |s| s..s + 1);
+    let cases = seeds.end - seeds.start;
+    for seed in seeds {
+        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let image = random_image(&mut rng);
+        let mut g = Gen::new(&mut rng);
+        g.features = features;
+        for _ in 0..1 + g.rng.below(60) {
+            step(&mut g);
+        }
+        g.finish();
+        let unit = std::mem::take(&mut g.b.unit);
+        compiled += u64::from(check(&mut world, &unit, &image, seed).is_some());
+    }
+    assert!(compiled * 10 >= cases * 9 || cases == 1, "only {compiled} of {cases} units compiled");
+}
+
+fn mixed(g: &mut Gen<'_>) {
+    if g.rng.chance(55) { g.integer() } else { g.control() }
+}
+
+#[test]
+fn integers_agree_with_the_interpreter() {
+    campaign(Features::detect(), 8, 3000, 1, |g| g.integer());
+}
+
+#[test]
+fn memory_calls_and_exits_agree_with_the_interpreter() {
+    campaign(Features::detect(), 8, 6000, 100_000, mixed);
+}
+
+#[test]
+fn fewer_pinned_registers_agree_with_the_interpreter() {
+    campaign(Features::detect(), 3, 2000, 200_000, mixed);
+    campaign(Features::detect(), 0, 2000, 210_000, mixed);
+}
+
+#[test]
+fn plain_processors_agree_with_the_interpreter() {
+    let plain = Features { popcnt: true, sse42: true, ..Features::default() };
+    campaign(plain, 8, 3000, 300_000, mixed);
+}
