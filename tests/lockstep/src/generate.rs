@@ -402,7 +402,21 @@ fn build(random: &mut Random, code: Code, mode: Mode) -> Option<Vec<u8>> {
     }
     let mut encoder = Encoder::new(mode.bitness());
     encoder.encode(&insn, ip).ok()?;
-    Some(encoder.take_buffer())
+    let bytes = encoder.take_buffer();
+    branch_lands_well(&bytes, mode).then_some(bytes)
+}
+
+/// A direct branch goes to one of the UD2 around the code: never to itself, which would not end.
+fn branch_lands_well(bytes: &[u8], mode: Mode) -> bool {
+    let insn = decode(bytes, place::START, mode);
+    if !matches!(insn.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) {
+        return true;
+    }
+    let target = insn.near_branch_target();
+    // With a 16-bit operand the target is cut to 16 bits, where nothing is mapped.
+    target < place::CODE
+        || target < place::START && target % 2 == 0
+        || target >= insn.next_ip() && (target - insn.next_ip()) % 2 == 0
 }
 
 fn immediate(random: &mut Random, insn: &mut Instruction, i: u32, kind: Kind, ip: u64) -> Option<()> {
