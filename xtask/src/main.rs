@@ -1,5 +1,6 @@
 //! The repository's own commands: `cargo xtask COMMAND`.
 
+mod bench;
 mod cargo;
 mod demo;
 mod lint;
@@ -13,6 +14,8 @@ usage: cargo xtask COMMAND
 
   demo [--check]     boot Debian's kernel to a shell (--check: unattended, exit 0 if the shell answered)
   test [FILTER]      install what the tests need and run all of them
+  bench [--rounds N] [--install-peer] [--no-native] [CASE…]
+                     measure Rhea beside qemu-system-x86_64, if that is installed
   lint               layering, file sizes, unsafe code, formatting
 ";
 
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(demo::Mode::Interactive),
         ["demo", "--check"] => demo::run(demo::Mode::Check),
         ["test", filters @ ..] if filters.len() <= 1 => test::run_tests(filters.first().copied()),
+        ["bench", options @ ..] => bench::run(options),
         ["lint"] => lint::run(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use rhea_options::{OptionValue, option_enum};
+use rhea_x86_state::model::CpuModel;
 
 /// The guest processor family a front end stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,15 +76,6 @@ pub struct AccelConfig {
     pub tier: Tier,
     /// Run the interpreter beside tier 1 and compare.
     pub lockstep: bool,
-}
-
-/// `-cpu MODEL[,±FEATURE…]`. Names are checked when the machine is built, by the CPU models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CpuConfig {
-    /// The model's name.
-    pub model: String,
-    /// Feature switches in order; a later one wins.
-    pub features: Vec<(String, bool)>,
 }
 
 /// `-smp`, with nothing left open: `sockets * dies * cores * threads == maxcpus >= cpus >= 1`.
@@ -341,8 +333,8 @@ pub struct SystemConfig {
     pub machine: MachineKind,
     /// The accelerator.
     pub accel: AccelConfig,
-    /// The processor.
-    pub cpu: CpuConfig,
+    /// The processor, not yet placed in the topology.
+    pub cpu: CpuModel,
     /// Processors and how they are grouped.
     pub topology: Topology,
     /// Guest memory in bytes.

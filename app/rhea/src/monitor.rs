@@ -14,7 +14,7 @@ const MAX_LINE: usize = 1024;
 
 const COMMANDS: &[(&[&str], &str)] = &[
     (&["help", "?"], "print this list"),
-    (&["info"], "info status|name|uuid|version"),
+    (&["info"], "info status|registers|jit|name|uuid|version"),
     (&["stop", "s"], "stop the machine"),
     (&["cont", "c"], "let the machine go on"),
     (&["system_reset"], "reset the machine"),
@@ -87,14 +87,22 @@ impl Monitor {
             ("cont" | "c", []) => Event::Cont,
             ("system_reset", []) => Event::Reset,
             ("system_powerdown", []) => Event::Powerdown,
-            ("quit" | "q", []) => Event::Quit,
+            ("quit" | "q", []) => {
+                // Nobody is left to answer once it is carried out.
+                self.controller.send(Event::Quit);
+                return String::new();
+            }
             _ if COMMANDS.iter().any(|(names, _)| names.contains(&name)) => {
                 return format!("{name}: unexpected or missing argument; see 'help'\n");
             }
             _ => return format!("unknown command: '{name}' (the full monitor comes later; see 'help')\n"),
         };
+        self.carry_out(event)
+    }
+
+    fn carry_out(&self, event: Event) -> String {
         match self.controller.carry_out(event) {
-            Ok(()) => String::new(),
+            Ok(said) => said,
             Err(why) => format!("Error: {why}\n"),
         }
     }
@@ -102,6 +110,8 @@ impl Monitor {
     fn info(&self, subject: &str) -> String {
         match subject {
             "status" => format!("VM status: {}\n", self.controller.status().describe()),
+            "registers" => self.carry_out(Event::ShowRegisters),
+            "jit" => self.carry_out(Event::ShowStatistics),
             "version" => format!("{}\n", version_line()),
             "name" => self.identity.name.iter().map(|n| format!("{n}\n")).collect(),
             "uuid" => {
@@ -191,7 +201,7 @@ mod tests {
 
     #[test]
     fn stop_and_cont_show_in_the_status() {
-        let (end, text) = session("info status\rstop\rinfo status\rcont\rinfo status");
+        let (end, text) = session("cont\rinfo status\rstop\rinfo status\rcont\rinfo status");
         assert_eq!(end, End::Normal);
         let states: Vec<&str> = text.lines().filter(|l| l.starts_with("VM status")).map(str::trim).collect();
         assert_eq!(states, ["VM status: running", "VM status: paused", "VM status: running"]);

@@ -31,6 +31,14 @@ pub trait Machine {
     fn reset(&self);
     /// Presses the power button.
     fn power_button(&self);
+    /// The processors' registers as text; called while paused.
+    fn registers(&self) -> String {
+        String::new()
+    }
+    /// The accelerator's counters as text; called while paused.
+    fn statistics(&self) -> String {
+        String::new()
+    }
 }
 
 /// Where the machine stands.
@@ -77,6 +85,10 @@ pub enum Event {
     Powerdown,
     /// The monitor's `quit`, or Ctrl-a x.
     Quit,
+    /// The monitor's `info registers`; the answer is the outcome.
+    ShowRegisters,
+    /// The monitor's `info jit`; the answer is the outcome.
+    ShowStatistics,
     /// The system asks the process to end.
     Signal(EndSignal),
     /// The emulator found an error of its own or cannot go on.
@@ -86,7 +98,7 @@ pub enum Event {
 struct Message {
     event: Event,
     /// Told the outcome once the event is carried out.
-    done: Option<Sender<Result<(), String>>>,
+    done: Option<Sender<Result<String, String>>>,
 }
 
 /// The handle by which events reach the loop. Cheap to clone.
@@ -117,8 +129,9 @@ impl Controller {
         let _ = self.events.send(Message { event, done: None });
     }
 
-    /// Queues an event and waits until it is carried out; the error says why it was refused.
-    pub fn carry_out(&self, event: Event) -> Result<(), String> {
+    /// Queues an event and waits until it is carried out. Returns what it has to tell (mostly nothing); the error says
+    /// why it was refused.
+    pub fn carry_out(&self, event: Event) -> Result<String, String> {
         let (done, outcome) = channel();
         if self.events.send(Message { event, done: Some(done) }).is_err() {
             return Err("the machine is ending".into());
@@ -171,7 +184,7 @@ struct Loop<'a> {
 }
 
 enum Step {
-    Continue(Result<(), String>),
+    Continue(Result<String, String>),
     End(End),
 }
 
@@ -182,7 +195,7 @@ impl Loop<'_> {
             Event::GuestShutdown if self.config.no_shutdown => {
                 self.set_running(false);
                 *self.controller.status.lock() = Status::ShutDown;
-                Ok(())
+                Ok(String::new())
             }
             Event::GuestShutdown | Event::Quit => return Step::End(End::Normal),
             Event::GuestReset | Event::Reset if self.config.no_reboot => {
@@ -190,27 +203,42 @@ impl Loop<'_> {
             }
             Event::GuestReset | Event::Reset => {
                 self.reset();
-                Ok(())
+                Ok(String::new())
             }
             Event::DebugExit(status) => return Step::End(End::Status(status)),
             Event::Signal(signal) => return Step::End(End::Signal(signal)),
             Event::Failure(text) => return Step::End(End::Failure(text)),
             Event::Stop => {
                 self.set_running(false);
-                Ok(())
+                Ok(String::new())
             }
             Event::Cont if status == Status::ShutDown => {
                 Err("the machine is shut down: system_reset comes first".into())
             }
             Event::Cont => {
                 self.set_running(true);
-                Ok(())
+                Ok(String::new())
             }
+            Event::ShowRegisters => Ok(self.while_paused(|machine| machine.registers())),
+            Event::ShowStatistics => Ok(self.while_paused(|machine| machine.statistics())),
             Event::Powerdown => {
                 self.machine.power_button();
-                Ok(())
+                Ok(String::new())
             }
         })
+    }
+
+    /// Looks at the machine with its processors halted, and lets them go on as they were.
+    fn while_paused(&self, look: impl FnOnce(&dyn Machine) -> String) -> String {
+        let running = self.controller.status() == Status::Running;
+        if running {
+            self.machine.pause();
+        }
+        let seen = look(self.machine);
+        if running {
+            self.machine.resume();
+        }
+        seen
     }
 
     fn set_running(&mut self, run: bool) {

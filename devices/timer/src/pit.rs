@@ -99,7 +99,7 @@ impl Counter {
             return value as u16;
         }
         let v = value % 10_000;
-        (v / 1000 << 12 | v / 100 % 10 << 8 | v / 10 % 10 << 4 | v % 10) as u16
+        ((v / 1000) << 12 | (v / 100 % 10) << 8 | (v / 10 % 10) << 4 | (v % 10)) as u16
     }
 
     fn decode(&self, raw: u16) -> u32 {
@@ -407,16 +407,22 @@ impl Reset for Pit {
 rhea_device::saved_record! { "i8254-counter", 1,
     /// One counter. Times are ages in nanoseconds at the moment of saving.
     pub struct CounterSavedV1 {
-        /// Mode, access (1 low, 2 high, 3 both), count register.
-        mode: u8, access: u8, reload: u32,
+        /// Mode.
+        mode: u8,
+        /// Bytes accessed: 1 low, 2 high, 3 both.
+        access: u8,
+        /// Count register.
+        reload: u32,
         /// BCD, gate, next read is the high byte.
         flags: [bool; 3],
         /// Age of the count.
         age: Option<u64>,
         /// Half-written count.
         write_low: Option<u8>,
-        /// Latched count and its unread bytes.
-        latched: Option<u16>, latched_left: u8,
+        /// Latched count.
+        latched: Option<u16>,
+        /// Its unread bytes.
+        latched_left: u8,
         /// Latched status.
         latched_status: Option<u8>,
         /// Ticks counted when the gate fell.

@@ -313,7 +313,7 @@ impl State {
     /// In the guest's format: BCD or binary.
     fn encode(&self, value: i64) -> u8 {
         let value = value.rem_euclid(100) as u8;
-        if self.cmos[0][spec::B] & spec::B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.cmos[0][spec::B] & spec::B_BINARY != 0 { value } else { (value / 10) << 4 | (value % 10) }
     }
 
     fn decode(&self, raw: u8) -> i64 {
@@ -503,8 +503,10 @@ rhea_device::saved_record! { "mc146818", 1,
         index: [u8; 2],
         /// Both banks.
         cmos: [[u8; 128]; 2],
-        /// Time shown at the moment of saving: seconds since 1970 and nanoseconds.
-        seconds: i64, nanoseconds: u32,
+        /// Time shown at the moment of saving: seconds since 1970.
+        seconds: i64,
+        /// Nanoseconds into that second.
+        nanoseconds: u32,
     }
 }
 

@@ -132,7 +132,7 @@ fn entry_address(image: &ElfImage) -> Result<u32, LoadError> {
 pub(crate) fn load_segments(layout: &MemoryLayout, image: &ElfImage) -> Result<(Vec<Blob>, u64), LoadError> {
     let (mut blobs, mut end) = (Vec::new(), 0);
     for segment in &image.segments {
-        let stop = segment.address.checked_add(segment.memory_size).unwrap_or(u64::MAX);
+        let stop = segment.address.saturating_add(segment.memory_size);
         check_fits("kernel", segment.memory_size, stop, layout)?;
         if segment.address < low_memory::END && stop > PAGE_TABLES {
             let reason = "a segment lies where the boot structures go (9000h to 2FFFFh)";

@@ -1,26 +1,34 @@
 //! Wiring of the boards.
 
 use crate::apic_port::ApicPort;
-use crate::boot::{self, BootMedia, FirmwareTables};
+use crate::boot::{self, BootMedia};
 use crate::config::{BuildError, PcConfig, PcKind};
+use crate::firmware;
 use crate::memory_map::{self as map, RamSplit};
 use crate::ports::{IrqInputs, OpenBus};
-use rhea_chipset::{DebugConsole, DebugExit, FastReset, KeyboardReset, PowerManagement, ResetControl};
+use rhea_chipset::{
+    DebugConsole, DebugExit, FastReset, FpuError, KeyboardReset, PowerManagement, ResetControl,
+};
 use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
 use rhea_interrupt::{ApicBus, ExtIntSource, IoApic, LocalApic, LocalApicConfig, PicPair};
 use rhea_loader::Blob;
 use rhea_memory::{AddressSpace, MmioHandler, RamBlock, Region, Topology};
+use rhea_pci::{HostBridge, LpcBridge, PciAddress, PciBus, PirqRouter, Q35Host};
 use rhea_serial::Uart16550;
 use rhea_timer::{Hpet, HpetLines, LegacyRoute, Pit, Rtc, hpet};
 use std::io;
 use std::sync::Arc;
 
 /// I/O ports and ISA IRQs of the serial ports.
-const SERIAL_PORTS: [(u64, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+pub(crate) const SERIAL_PORTS: [(u64, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 /// I/O ports of the ICH9's power management block.
 pub(crate) const PM_BASE: u64 = 0x600;
 /// ISA IRQ of the SCI.
 pub(crate) const SCI_IRQ: usize = 9;
+/// ISA IRQ of x87 errors.
+const FPU_IRQ: usize = 13;
+/// I/O APIC input of PIRQ A.
+pub(crate) const FIRST_PIRQ_GSI: usize = 16;
 
 /// What one processor needs of the machine.
 #[derive(Clone)]
@@ -66,7 +74,10 @@ pub struct PcMachine {
     pub boot_format: Option<&'static str>,
     /// Guest RAM.
     pub ram: Arc<RamBlock>,
-    pm: Option<Arc<PowerManagement>>,
+    /// The PCI bus, where the board has one.
+    pub pci: Option<Arc<PciBus>>,
+    pm: Arc<PowerManagement>,
+    fpu_error: Arc<FpuError>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
     blobs: Vec<Blob>,
@@ -94,7 +105,12 @@ impl PcMachine {
 
     /// Presses the power button. True if the guest listens to it.
     pub fn power_button(&self) -> bool {
-        self.pm.as_ref().is_some_and(|pm| pm.power_button())
+        self.pm.power_button()
+    }
+
+    /// A processor asserts FERR# (an x87 error with CR0.NE = 0): IRQ 13.
+    pub fn assert_ferr(&self) {
+        self.fpu_error.assert_ferr();
     }
 
     /// Raises an NMI at every processor.
@@ -122,15 +138,14 @@ pub fn build(config: &PcConfig, clock: Arc<VirtualClock>) -> Result<PcMachine, B
         return Err(BuildError::SerialPorts { limit: SERIAL_PORTS.len(), asked: config.serials.len() });
     }
     let split = RamSplit::new(config.kind, config.ram_size);
-    let media =
-        boot::prepare(config, split, |_| FirmwareTables { rsdp: 0, rom: Vec::new(), blobs: Vec::new() })?;
+    let media = boot::prepare(config, split, |address| firmware::tables(config, split, address))?;
     let mut board = Board::new(config, split, &media, clock)?;
     let interrupts = board.add_interrupt_controllers();
     board.add_timers(&interrupts);
     board.add_serial_ports(&interrupts);
-    board.add_chipset(&interrupts);
+    let chipset = board.add_chipset(&interrupts);
     board.add_debug_ports()?;
-    board.finish(media, interrupts)
+    board.finish(media, interrupts, chipset)
 }
 
 /// A board being wired.
@@ -142,7 +157,7 @@ struct Board<'a> {
     ports: Arc<Region>,
     ram: Arc<RamBlock>,
     power: Arc<PowerControl>,
-    pm: Option<Arc<PowerManagement>>,
+    pci: Option<Arc<PciBus>>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
 }
@@ -152,6 +167,12 @@ struct Interrupts {
     bus: Arc<ApicBus>,
     apics: Vec<Arc<LocalApic>>,
     inputs: IrqInputs,
+}
+
+/// What the machine keeps of the chipset.
+struct Chipset {
+    pm: Arc<PowerManagement>,
+    fpu_error: Arc<FpuError>,
 }
 
 impl<'a> Board<'a> {
@@ -182,7 +203,7 @@ impl<'a> Board<'a> {
         system.add_with_priority(map::MIB - low, &low_rom, 1);
         let power = Arc::new(PowerControl::new());
         let (resets, saved) = (Vec::new(), Vec::new());
-        Ok(Self { config, clock, topology, system, ports, ram, power, pm: None, resets, saved })
+        Ok(Self { config, clock, topology, system, ports, ram, power, pci: None, resets, saved })
     }
 
     /// Registers a device for reset and saved state.
@@ -267,7 +288,8 @@ impl<'a> Board<'a> {
         }
     }
 
-    fn add_chipset(&mut self, interrupts: &Interrupts) {
+    fn add_chipset(&mut self, interrupts: &Interrupts) -> Chipset {
+        let inputs = &interrupts.inputs;
         let cf9 = ResetControl::new(self.power.clone());
         let reset_control = Region::mmio(&self.topology, "reset-control", 1, cf9.clone());
         self.ports.add_with_priority(0xcf9, &reset_control, 1);
@@ -276,14 +298,42 @@ impl<'a> Board<'a> {
         self.map_ports("port92", 0x92, 1, fast.clone());
         self.resets.push(fast);
         self.map_ports("keyboard-reset", 0x64, 1, KeyboardReset::new(self.power.clone()));
-        if self.config.kind == PcKind::Q35 {
-            let sci = interrupts.inputs.isa(SCI_IRQ);
-            let pm = PowerManagement::new(&self.clock, sci, self.power.clone(), None);
-            self.map_ports("acpi-pm", PM_BASE, rhea_chipset::pm::PM_IO_SIZE, pm.clone());
-            self.map_ports("apm", 0xb2, 2, pm.apm_ports());
-            self.register("pm", &pm);
-            self.pm = Some(pm);
+        let fpu_error = FpuError::new(inputs.isa(FPU_IRQ));
+        self.map_ports("fpu-error", 0xf0, 1, fpu_error.clone());
+        self.register("fpu-error", &fpu_error);
+        let pm = PowerManagement::new(&self.clock, inputs.isa(SCI_IRQ), self.power.clone(), None);
+        self.map_ports("apm", 0xb2, 2, pm.apm_ports());
+        self.register("pm", &pm);
+        let block = Region::mmio(&self.topology, "acpi-pm", rhea_chipset::pm::PM_IO_SIZE, pm.clone());
+        match self.config.kind {
+            PcKind::Q35 => self.add_q35(interrupts, block),
+            PcKind::Microvm => self.ports.add(PM_BASE, &block),
         }
+        Chipset { pm, fpu_error }
+    }
+
+    /// PCI host and LPC bridge. What firmware would place is placed when there is none.
+    fn add_q35(&mut self, interrupts: &Interrupts, pm: Arc<Region>) {
+        let inputs = &interrupts.inputs;
+        let placed = self.config.kernel.is_some();
+        let gsi = std::array::from_fn(|pirq| inputs.gsi(FIRST_PIRQ_GSI + pirq));
+        let isa = (0..16).map(|irq| inputs.isa(irq)).collect();
+        let pirq = PirqRouter::new(gsi, isa);
+        let bus = PciBus::new(self.system.clone(), self.ports.clone(), pirq.clone(), interrupts.bus.clone());
+        let host = Q35Host::new(bus.clone());
+        self.map_ports("pci-config", 0xcf8, 8, host.ports());
+        self.register("pci-config", &host);
+        let ecam = Region::mmio(&self.topology, "ecam", map::ECAM_SIZE, host.ecam());
+        let bridge = HostBridge::new(self.system.clone(), ecam, placed.then_some(map::ECAM));
+        self.register("pci/00.0", &bridge);
+        let pm_base = placed.then_some(PM_BASE as u16);
+        let lpc = LpcBridge::new(pirq, self.ports.clone(), pm, pm_base);
+        self.register("pci/1f.0", &lpc);
+        for (device, function) in [(0, bridge as Arc<dyn rhea_pci::PciFunction>), (0x1f, lpc)] {
+            let plugged = bus.plug(PciAddress { device, function: 0 }, function);
+            debug_assert!(plugged.is_ok(), "an empty bus has room");
+        }
+        self.pci = Some(bus);
     }
 
     fn add_debug_ports(&mut self) -> Result<(), BuildError> {
@@ -309,7 +359,12 @@ impl<'a> Board<'a> {
     }
 
     /// Makes each processor's address space and the machine.
-    fn finish(self, media: BootMedia, interrupts: Interrupts) -> Result<PcMachine, BuildError> {
+    fn finish(
+        self,
+        media: BootMedia,
+        interrupts: Interrupts,
+        chipset: Chipset,
+    ) -> Result<PcMachine, BuildError> {
         let memory = AddressSpace::new("system", self.system.clone());
         let io = AddressSpace::new("io", self.ports.clone());
         let cpus = interrupts
@@ -333,7 +388,9 @@ impl<'a> Board<'a> {
             power: self.power,
             boot_format: media.format,
             ram: self.ram,
-            pm: self.pm,
+            pci: self.pci,
+            pm: chipset.pm,
+            fpu_error: chipset.fpu_error,
             resets: self.resets,
             saved: self.saved,
             blobs,

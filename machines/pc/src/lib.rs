@@ -11,6 +11,7 @@ mod apic_port;
 mod board;
 mod boot;
 mod config;
+mod firmware;
 mod memory_map;
 mod ports;
 mod topology;

@@ -7,3 +7,4 @@ pub mod mapping;
 pub mod signals;
 pub mod stdio;
 pub mod terminal;
+pub mod time;

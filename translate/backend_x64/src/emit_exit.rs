@@ -120,7 +120,10 @@ impl Emitter<'_> {
     pub fn jump_forward(&mut self, to: u64) {
         let page = self.unit.pc >> PAGE_BITS;
         let last = self.unit.pc.wrapping_add(u64::from(self.unit.len.max(1) - 1)) >> PAGE_BITS;
-        if to >> PAGE_BITS == page && last == page {
+        // A unit whose first instruction may reach into the next page cannot be linked: its bytes' second mapping may
+        // change. It is found by the jump cache, which forgets it when either mapping is flushed.
+        let may_cross = (to & ((1 << PAGE_BITS) - 1)) + u64::from(self.layout.longest_insn) > 1 << PAGE_BITS;
+        if to >> PAGE_BITS == page && last == page && !may_cross {
             // Aligned, so that it can be patched with one store while others execute it.
             while !(self.base as usize + self.asm.here() + 1).is_multiple_of(4) {
                 self.asm.byte(0x90);

@@ -135,9 +135,11 @@ pub struct Layout {
     pub frame: Frame,
     /// The thunks.
     pub thunks: ThunkAddresses,
-    /// Address of `extern "sysv64" fn(context: u64) -> u32`, which does the access described by the `mem_*` fields
+    /// Address of `extern "sysv64" fn(context: u64, return_address: u64) -> u32`, which does the access described by the `mem_*` fields
     /// and returns 0 when done, non-zero when it faulted (then `leave_reason` is set).
     pub memory_function: u64,
+    /// Length in bytes of the guest's longest instruction.
+    pub longest_insn: u32,
     /// Bytes available for spills at RSP inside translated code.
     pub spill_bytes: u32,
     /// Every exit returns to the dispatcher: no chaining, no jump cache, no return stack.

@@ -107,6 +107,8 @@ fn emit_memory(a: &mut Asm, layout: &Layout) {
         a.code.extend_from_slice(&VZEROUPPER);
     }
     a.mov(64, reg::RDI, Mem::new(BASE, layout.frame.context));
+    // The return address tells the engine which unit this is.
+    a.mov(64, reg::RSI, Mem::new(reg::RSP, 16 * size + 8 * CALLER_SAVED.len() as i32));
     a.mov_imm(reg::RAX, layout.memory_function);
     a.call_rm(reg::RAX);
     a.test(32, reg::RAX, reg::RAX);

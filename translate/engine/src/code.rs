@@ -4,35 +4,43 @@
 //! jump cache does not know it, to link, and to write to a page that holds code. Lock order: code lock, then the list
 //! of vCPUs. Nothing that may wait for a vCPU is called with the code lock held.
 //!
-//! # Pages
-//! A page that code was fetched from has `PAGE_HAS_CODE` set and no entry in any write TLB, so that every store to it
-//! comes through [`Engine::write_code_page`]. It bumps the page's version and drops the units whose bytes it hits. A
-//! translation notes the versions of the pages it reads and is thrown away if they changed before it is entered.
+//! Pages and writes to them are in [`crate::pages`], stopping all vCPUs in [`crate::world`].
 //!
 //! # Memory
 //! Code space is a ring of segments, filled one after the other; when it is full the oldest segment is emptied while
-//! all vCPUs are outside translated code ([`Engine::exclusive`]). A dropped unit's code stays where it is until then:
-//! another vCPU may still be running it, as the architecture allows until it serializes.
+//! all vCPUs are outside translated code (`Engine::exclusive`). A dropped unit's code stays where it is until then:
+//! another vCPU may still be running it, as the architecture allows until it serializes. Nothing leads into or out of
+//! it any more: jumps to it and its own jumps (landing stubs on return stacks included) go to the dispatcher.
+//! Units kept as IR are bounded by the size of code space too, the oldest going first.
+//!
+//! # Jump caches
+//! A vCPU enters an address in its jump cache after it has let go of the code lock. `Engine::drops` counts dropped
+//! units: the dropper counts and then takes the address out of all jump caches, the vCPU enters it and then looks at
+//! the count, so that one of the two sees the other.
 
 use crate::context::VcpuContext;
 use crate::env::{PAGE, PageRef};
 use crate::frame::{self, Frame};
-use crate::guest::{Guest, Leave};
-use crate::stats::Stats;
+use crate::guest::{Access, Guest, Leave};
+use crate::icount::InstructionCounter;
+pub(crate) use crate::interpret::Interpreted;
+use crate::pages::CodePage;
 use crate::trace::Trace;
-use crate::vcpu::{VcpuShared, request};
+use crate::vcpu::VcpuShared;
+use crate::world::World;
 use parking_lot::{Condvar, Mutex};
 use rhea_backend_x64::{
     Compiler, Features, HelperTarget, Layout, MAX_HOT, MemoryModel, PatchSite, ThunkAddresses,
 };
 use rhea_host::mapping::DualMapping;
-use rhea_ir::{HelperInfo, Unit};
-use rhea_memory::{PAGE_HAS_CODE, RamBlock, WriteObserver};
-use std::collections::HashMap;
+use rhea_ir::{HelperInfo, Inst, Unit};
+use rhea_memory::RamBlock;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 use thiserror::Error;
 
 /// Which tier runs units.
@@ -57,8 +65,8 @@ pub struct EngineConfig {
     pub no_chain: bool,
     /// Run each unit in the interpreter first and compare.
     pub lockstep: bool,
-    /// Count instructions.
-    pub icount: bool,
+    /// Counts instructions and turns them into virtual time. Engines that count run one vCPU.
+    pub icount: Option<Arc<InstructionCounter>>,
     /// Where `-d` output goes.
     pub trace: Trace,
 }
@@ -71,7 +79,7 @@ impl Default for EngineConfig {
             max_insns: 64,
             no_chain: false,
             lockstep: false,
-            icount: false,
+            icount: None,
             trace: Trace::default(),
         }
     }
@@ -124,29 +132,22 @@ struct Key {
 
 const NO_UNIT: u32 = u32::MAX;
 
-struct Record {
+pub(crate) struct Record {
     key: Key,
+    /// No two units have the same.
+    serial: u64,
     /// Offset of the first byte in its page, and bytes covered.
     offset: u32,
     len: u32,
-    insns: u32,
+    pub insns: u32,
     /// Second page, if the unit's bytes reach into it, else 0.
     page2: usize,
     /// Offset in code space and length; length 0 for an interpreted unit.
-    code: (usize, usize),
+    pub code: (usize, usize),
     ir: Option<Arc<Interpreted>>,
     first_site: u32,
     sites: u32,
     incoming: Vec<u32>,
-}
-
-/// A unit for the interpreter.
-pub(crate) struct Interpreted {
-    pub unit: Unit,
-    /// Cleared when the unit's code was written.
-    pub valid: AtomicBool,
-    /// Host address of its first byte.
-    pub host: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -159,39 +160,32 @@ struct Site {
     linked: u32,
 }
 
-#[derive(Default)]
-struct CodePage {
-    units: Vec<u32>,
-    /// One bit for each 64 bytes that some unit covers.
-    granules: u64,
-    version: u64,
-}
-
-struct Segment {
-    start: usize,
-    end: usize,
+pub(crate) struct Segment {
+    pub start: usize,
+    pub end: usize,
     /// (code offset, unit) in order of offset.
-    units: Vec<(usize, u32)>,
+    pub units: Vec<(usize, u32)>,
     /// Jumps that can be linked; identifier `segment << SITE_BITS | index`. They go when the segment is emptied.
     sites: Vec<Site>,
 }
 
-struct CodeState {
+pub(crate) struct CodeState {
     map: Map<Key, u32>,
-    pages: Map<usize, CodePage>,
-    units: Vec<Option<Record>>,
+    pub pages: Map<usize, CodePage>,
+    /// The newest version given to a page.
+    pub versions: u64,
+    pub units: Vec<Option<Record>>,
     free_units: Vec<u32>,
-    segments: Vec<Segment>,
+    serials: u64,
+    /// Units kept as IR, oldest first: number, serial and approximate bytes. Some may be gone.
+    interpreted: VecDeque<(u32, u64, usize)>,
+    interpreted_bytes: usize,
+    pub segments: Vec<Segment>,
     current: usize,
     cursor: usize,
     /// Incremented by each eviction: identifiers from before it may have been reused.
     epoch: u64,
     compiler: Compiler,
-}
-
-#[derive(Default)]
-struct World {
-    held: bool,
 }
 
 /// The engine of one machine.
@@ -202,10 +196,14 @@ pub struct Engine {
     helpers: Vec<HelperInfo>,
     space: DualMapping,
     thunks: ThunkAddresses,
-    code: Mutex<CodeState>,
-    vcpus: Mutex<Vec<Arc<VcpuShared>>>,
-    world: Mutex<World>,
-    world_changed: Condvar,
+    pub(crate) code: Mutex<CodeState>,
+    /// Units dropped so far.
+    drops: AtomicU64,
+    pub(crate) vcpus: Mutex<Vec<Arc<VcpuShared>>>,
+    pub(crate) world: Mutex<World>,
+    pub(crate) world_changed: Condvar,
+    /// RAM blocks that units were made from or TLB entries point into; they live as long as the engine.
+    pub(crate) blocks: Arc<Mutex<Vec<Arc<RamBlock>>>>,
 }
 
 /// A unit to run.
@@ -214,9 +212,11 @@ pub(crate) enum Found {
     Code {
         address: u64,
         unit: u32,
-        /// May be entered in the jump cache under its PC (does not depend on a second page).
-        cacheable: bool,
+        /// Its bytes reach into a second page, whose mapping has been checked.
+        crosses: bool,
         epoch: u64,
+        /// `Engine::drops` when it was found.
+        drops: u64,
     },
     /// For the interpreter.
     Interpret(Arc<Interpreted>),
@@ -281,8 +281,12 @@ impl Engine {
             code: Mutex::new(CodeState {
                 map: Map::default(),
                 pages: Map::default(),
+                versions: 0,
                 units: Vec::new(),
                 free_units: Vec::new(),
+                serials: 0,
+                interpreted: VecDeque::new(),
+                interpreted_bytes: 0,
                 segments,
                 current: 0,
                 cursor: THUNK_BYTES,
@@ -290,6 +294,8 @@ impl Engine {
                 compiler: Compiler::new(layout, targets),
             }),
             space,
+            drops: AtomicU64::new(0),
+            blocks: Arc::default(),
             vcpus: Mutex::new(Vec::new()),
             world: Mutex::new(World::default()),
             world_changed: Condvar::new(),
@@ -319,132 +325,35 @@ impl Engine {
         self.thunks.enter
     }
 
-    pub(crate) fn register(&self, vcpu: &Arc<VcpuShared>) {
-        self.vcpus.lock().push(vcpu.clone());
+    /// Adds a vCPU; false if there cannot be another.
+    pub(crate) fn register(&self, vcpu: &Arc<VcpuShared>) -> bool {
+        let mut vcpus = self.vcpus.lock();
+        let room = self.config.icount.is_none() || vcpus.is_empty();
+        if room {
+            vcpus.push(vcpu.clone());
+        }
+        room
     }
 
-    // ---- pages ----
-
-    /// Sees to it that stores to the page come through [`Engine::write_code_page`]; returns the page's version.
-    pub(crate) fn watch_page(&self, page: &PageRef) -> u64 {
-        let mut code = self.code.lock();
-        if let Some(flag) = page.flag()
-            && flag.fetch_or(PAGE_HAS_CODE, Ordering::SeqCst) & PAGE_HAS_CODE == 0
-        {
-            fence(Ordering::SeqCst);
-            self.drop_write_entries(page.host as u64);
-        }
-        code.pages.entry(page.host).or_default().version
+    /// First address of translated code.
+    pub(crate) fn code_base(&self) -> u64 {
+        self.space.executable() as u64
     }
 
-    /// Empties every write-TLB entry of every vCPU that leads to the host page.
-    fn drop_write_entries(&self, host: u64) {
-        for vcpu in self.vcpus.lock().iter() {
-            for tables in &vcpu.memory.frame().tlb {
-                for e in &tables.write {
-                    let tag = e.tag.load(Ordering::Relaxed);
-                    if tag != frame::NO_TAG && tag.wrapping_add(e.addend.load(Ordering::Relaxed)) == host {
-                        e.tag.store(frame::NO_TAG, Ordering::SeqCst);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Drops the units that `host..host + len` hits (all in one page), then runs `write`, which does the store.
-    pub(crate) fn write_code_page<R>(
-        &self,
-        host: usize,
-        len: usize,
-        stats: &mut Stats,
-        write: impl FnOnce() -> R,
-    ) -> R {
-        let mut code = self.code.lock();
-        stats.invalidated += self.drop_units_in(&mut code, host, len);
-        write()
-    }
-
-    /// Drops units that overlap a host range within one page; returns how many.
-    fn drop_units_in(&self, code: &mut CodeState, host: usize, len: usize) -> u64 {
-        let page_host = host & !(PAGE as usize - 1);
-        let Some(page) = code.pages.get_mut(&page_host) else { return 0 };
-        page.version += 1;
-        let at = host - page_host;
-        let end = (at + len).min(PAGE as usize);
-        if page.granules & granule_mask(at, end) == 0 {
-            return 0;
-        }
-        let hit: Vec<u32> = page
-            .units
-            .iter()
-            .copied()
-            .filter(|&u| {
-                code.units[u as usize].as_ref().is_some_and(|r| {
-                    let (start, stop) = r.range_in(page_host);
-                    start < end && at < stop
-                })
-            })
-            .collect();
-        for &unit in &hit {
-            self.drop_unit(code, unit);
-        }
-        hit.len() as u64
-    }
-
-    /// Whether a store to `host..host + len` hits the unit whose code contains `return_address`, or `current`, and
-    /// that unit has more than one instruction: the instruction must then be executed alone.
-    pub(crate) fn hits_running_unit(
-        &self,
-        host: usize,
-        len: usize,
-        return_address: u64,
-        current: Option<&Interpreted>,
-    ) -> bool {
-        if let Some(i) = current {
-            return i.unit.insn_count > 1 && host < i.host + i.unit.len as usize && i.host < host + len;
-        }
-        let code = self.code.lock();
-        let Some(offset) = return_address.checked_sub(self.space.executable() as u64) else { return false };
-        let offset = offset as usize;
-        let Some(segment) = code.segments.iter().find(|s| (s.start..s.end).contains(&offset)) else {
-            return false;
-        };
-        let after = segment.units.partition_point(|&(start, _)| start <= offset);
-        let Some(&(start, unit)) = after.checked_sub(1).and_then(|i| segment.units.get(i)) else {
-            return false;
-        };
-        let Some(r) = code.units.get(unit as usize).and_then(Option::as_ref) else { return true };
-        if r.code.0 != start {
-            // The running unit was dropped already: its bytes are unknown, so be safe.
-            return true;
-        }
-        let page = host & !(PAGE as usize - 1);
-        let at = host - page;
-        let (first, stop) = r.range_in(page);
-        r.insns > 1 && first < at + len && at < stop
-    }
-
-    /// Drops every unit that overlaps `len` bytes of RAM from host address `host` (any number of pages).
-    pub fn ram_changed(&self, host: usize, len: usize) {
-        let mut code = self.code.lock();
-        let mut at = host;
-        let end = host + len;
-        while at < end {
-            let next = ((at | (PAGE as usize - 1)) + 1).min(end);
-            self.drop_units_in(&mut code, at, next - at);
-            at = next;
-        }
+    /// Units dropped so far.
+    pub(crate) fn drops(&self) -> u64 {
+        self.drops.load(Ordering::SeqCst)
     }
 
     // ---- units ----
 
-    fn drop_unit(&self, code: &mut CodeState, unit: u32) {
+    pub(crate) fn drop_unit(&self, code: &mut CodeState, unit: u32) {
         let Some(record) = code.units[unit as usize].take() else { return };
         code.free_units.push(unit);
         code.map.remove(&record.key);
         for page in [record.key.page, record.page2] {
             if page != 0 {
-                self.forget_in_page(code, page, unit);
+                code.uncover(page, unit);
             }
         }
         for &s in &record.incoming {
@@ -459,11 +368,14 @@ impl Engine {
         for s in record.first_site..record.first_site + record.sites {
             let Some(site) = code.site(s) else { continue };
             let linked = std::mem::replace(&mut site.linked, NO_UNIT);
+            let (at, to) = (site.displacement, site.stub);
             site.unit = NO_UNIT;
-            if linked != NO_UNIT
-                && let Some(target) = code.units[linked as usize].as_mut()
-            {
-                target.incoming.retain(|&i| i != s);
+            if linked != NO_UNIT {
+                // A landing stub may still be on a return stack: it must not lead to what the target was.
+                self.patch(at, to);
+                if let Some(target) = code.units[linked as usize].as_mut() {
+                    target.incoming.retain(|&i| i != s);
+                }
             }
         }
         if let Some(ir) = &record.ir {
@@ -475,22 +387,10 @@ impl Engine {
         }
     }
 
-    fn forget_in_page(&self, code: &mut CodeState, host: usize, unit: u32) {
-        let Some(page) = code.pages.get_mut(&host) else { return };
-        page.units.retain(|&u| u != unit);
-        let mut granules = 0;
-        for &u in &page.units {
-            if let Some(r) = &code.units[u as usize] {
-                let (start, stop) = r.range_in(host);
-                granules |= granule_mask(start, stop);
-            }
-        }
-        page.granules = granules;
-    }
-
     /// Takes a unit's code out of every vCPU's jump cache.
     fn forget_jumps(&self, pc: u64, address: u64) {
         let index = rhea_backend_x64::jump_cache_index(pc, frame::JUMP_CACHE_BITS as u8);
+        self.drops.fetch_add(1, Ordering::SeqCst);
         for vcpu in self.vcpus.lock().iter() {
             let e = &vcpu.memory.frame().jump_cache[index];
             if e.code.load(Ordering::Acquire) == address {
@@ -499,7 +399,7 @@ impl Engine {
         }
     }
 
-    fn never(&self) -> u64 {
+    pub(crate) fn never(&self) -> u64 {
         self.secret.rotate_left(32) ^ 0x6e65_7665_7221
     }
 
@@ -516,7 +416,7 @@ impl Engine {
 
     /// Finds or makes the unit at `pc` under `mode`.
     pub(crate) fn find_or_translate(
-        self: &Arc<Self>,
+        &self,
         cx: &mut VcpuContext,
         pc: u64,
         mode: u64,
@@ -524,7 +424,7 @@ impl Engine {
         let vaddr = self.guest.fetch_address(pc, mode);
         let index = self.guest.fetch_index(mode);
         for _ in 0..RETRIES {
-            let page = cx.page(vaddr, crate::guest::Access::Fetch, index)?;
+            let page = cx.page(vaddr, Access::Fetch, index)?;
             if page.host == 0 {
                 break;
             }
@@ -532,45 +432,48 @@ impl Engine {
             if let Some(found) = self.find(cx, key, vaddr, index)? {
                 return Ok((found, page));
             }
-            cx.env.fetched.clear();
-            let started = std::time::Instant::now();
-            let version = self.watch_page(&page);
-            let mut builder = std::mem::take(&mut cx.builder);
-            builder.start(pc);
-            let result = self.guest.translate(cx, &mut builder, pc, mode, self.config.max_insns);
-            cx.builder = builder;
-            result?;
-            let made = self.insert(cx, key, (vaddr % PAGE) as u32, version);
+            let started = Instant::now();
+            let made = self.translate_and_insert(cx, key, (vaddr % PAGE) as u32);
             cx.stats.translate_ns += started.elapsed().as_nanos() as u64;
-            match made {
+            match made? {
                 Insert::Done(found) => return Ok((found, page)),
                 Insert::Changed => {}
-                Insert::Full => self.make_room(cx),
+                Insert::Full(segment) => self.make_room(cx, segment),
+                Insert::Unkept => break,
             }
         }
-        let page = cx.page(vaddr, crate::guest::Access::Fetch, index)?;
+        let page = cx.page(vaddr, Access::Fetch, index)?;
         Ok((Found::Interpret(self.translate_once(cx, pc, mode, 1, &page)?), page))
+    }
+
+    fn translate_and_insert(&self, cx: &mut VcpuContext, key: Key, offset: u32) -> Result<Insert, Leave> {
+        self.translate(cx, key.pc, key.mode, self.config.max_insns)?;
+        Ok(self.insert(cx, key, offset))
+    }
+
+    /// Translates into `cx.builder`.
+    fn translate(&self, cx: &mut VcpuContext, pc: u64, mode: u64, max_insns: u32) -> Result<(), Leave> {
+        cx.env.fetched.clear();
+        let mut builder = std::mem::take(&mut cx.builder);
+        builder.start(pc);
+        let result = self.guest.translate(cx, &mut builder, pc, mode, max_insns);
+        cx.builder = builder;
+        result
     }
 
     /// Translates without entering the unit in the cache.
     pub(crate) fn translate_once(
-        self: &Arc<Self>,
+        &self,
         cx: &mut VcpuContext,
         pc: u64,
         mode: u64,
         max_insns: u32,
         page: &PageRef,
     ) -> Result<Arc<Interpreted>, Leave> {
-        cx.env.fetched.clear();
-        let mut builder = std::mem::take(&mut cx.builder);
-        builder.start(pc);
-        let result = self.guest.translate(cx, &mut builder, pc, mode, max_insns);
-        let unit = builder.unit.clone();
-        cx.builder = builder;
-        result?;
-        let host =
-            if page.host == 0 { 0 } else { page.host + (self.guest.fetch_address(pc, mode) % PAGE) as usize };
-        Ok(Arc::new(Interpreted { unit, valid: AtomicBool::new(false), host }))
+        self.translate(cx, pc, mode, max_insns)?;
+        let offset = (self.guest.fetch_address(pc, mode) % PAGE) as usize;
+        let host = if page.host == 0 { 0 } else { page.host + offset };
+        Ok(Arc::new(Interpreted::new(cx.builder.unit.clone(), host, 0, false)))
     }
 
     fn find(&self, cx: &mut VcpuContext, key: Key, vaddr: u64, index: u8) -> Result<Option<Found>, Leave> {
@@ -583,18 +486,15 @@ impl Engine {
         }
         drop(code);
         // The unit's bytes reach into a second page: its mapping must be what it was.
-        let second = cx.page((vaddr | (PAGE - 1)).wrapping_add(1), crate::guest::Access::Fetch, index)?;
+        let second = cx.page((vaddr | (PAGE - 1)).wrapping_add(1), Access::Fetch, index)?;
         let mut code = self.code.lock();
-        match code.map.get(&key) {
-            Some(&now) if now == unit && second.host == page2 => {
-                let Some(record) = &code.units[unit as usize] else { return Ok(None) };
-                Ok(Some(self.found(&code, unit, record)))
-            }
-            Some(&now) => {
-                self.drop_unit(&mut code, now);
+        let Some(&unit) = code.map.get(&key) else { return Ok(None) };
+        match &code.units[unit as usize] {
+            Some(record) if record.page2 == second.host => Ok(Some(self.found(&code, unit, record))),
+            _ => {
+                self.drop_unit(&mut code, unit);
                 Ok(None)
             }
-            None => Ok(None),
         }
     }
 
@@ -602,40 +502,57 @@ impl Engine {
         match &record.ir {
             Some(ir) if record.code.1 == 0 => Found::Interpret(ir.clone()),
             _ => Found::Code {
-                address: self.space.executable() as u64 + record.code.0 as u64,
+                address: self.code_base() + record.code.0 as u64,
                 unit,
-                cacheable: record.page2 == 0,
+                crosses: record.page2 != 0,
                 epoch: code.epoch,
+                drops: self.drops.load(Ordering::Relaxed),
             },
         }
     }
 
     /// Enters the unit in `cx.builder`, compiling it if the tier says so.
-    fn insert(&self, cx: &mut VcpuContext, key: Key, offset: u32, version: u64) -> Insert {
+    fn insert(&self, cx: &mut VcpuContext, key: Key, offset: u32) -> Insert {
         let unit = &cx.builder.unit;
         debug_assert_eq!(rhea_ir::verify(unit, &self.helpers), Ok(()));
-        let second = cx.env.fetched.iter().copied().find(|&p| p != key.page);
-        let crosses = offset + unit.len > PAGE as u32;
+        let page2 = if offset + unit.len > PAGE as u32 {
+            // Code in device memory, or one page seen twice in a row, is not kept.
+            match cx.env.fetched.iter().find(|f| f.0 != key.page) {
+                Some(&(host, _)) if host != 0 => host,
+                _ => return Insert::Unkept,
+            }
+        } else {
+            0
+        };
         let mut guard = self.code.lock();
         let code = &mut *guard;
-        if code.pages.get(&key.page).is_none_or(|p| p.version != version) {
+        let unchanged = |&(host, version): &(usize, u64)| {
+            code.pages.get(&host).is_some_and(|p| p.version == version) || host == 0
+        };
+        if !cx.env.fetched.iter().any(|f| f.0 == key.page) || !cx.env.fetched.iter().all(unchanged) {
             return Insert::Changed;
         }
         if let Some(&unit) = code.map.get(&key)
             && let Some(record) = &code.units[unit as usize]
+            && record.page2 == page2
         {
             return Insert::Done(self.found(code, unit, record));
+        }
+        if let Some(&stale) = code.map.get(&key) {
+            self.drop_unit(code, stale);
         }
         let number = code.free_units.pop().unwrap_or(code.units.len() as u32);
         if number as usize == code.units.len() {
             code.units.push(None);
         }
+        code.serials += 1;
         let mut record = Record {
             key,
+            serial: code.serials,
             offset,
             len: unit.len,
             insns: unit.insn_count,
-            page2: if crosses { second.unwrap_or(0) } else { 0 },
+            page2,
             code: (0, 0),
             ir: None,
             first_site: 0,
@@ -647,35 +564,51 @@ impl Engine {
                 Ok(done) => done,
                 Err(Full) => {
                     code.free_units.push(number);
-                    return Insert::Full;
+                    return Insert::Full(code.current);
                 }
             },
             Tier::Interpreter => false,
         };
         if !compiled {
             cx.stats.unsupported += u64::from(self.config.tier == Tier::Baseline);
-            let host = key.page + offset as usize;
             record.ir =
-                Some(Arc::new(Interpreted { unit: unit.clone(), valid: AtomicBool::new(true), host }));
+                Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2, true)));
         }
         self.config.trace.unit(self, unit, key.mode, self.code_bytes_of(&record));
         cx.stats.units += 1;
         cx.stats.translated_insns += u64::from(unit.insn_count);
         cx.stats.code_bytes += record.code.1 as u64;
+        let bytes = unit.insts.len() * size_of::<Inst>() + 512;
+        self.enter_record(code, number, record, bytes)
+    }
+
+    /// Enters a finished unit in the tables.
+    fn enter_record(&self, code: &mut CodeState, number: u32, record: Record, ir_bytes: usize) -> Insert {
         for page in [record.key.page, record.page2] {
             if page != 0 {
-                let (start, stop) = record.range_in(page);
-                let entry = code.pages.entry(page).or_default();
-                entry.units.push(number);
-                entry.granules |= granule_mask(start, stop);
+                code.cover(page, number, record.range_in(page));
             }
         }
-        code.map.insert(key, number);
+        code.map.insert(record.key, number);
+        let done = Insert::Done(self.found(code, number, &record));
+        let kept_as_ir = record.ir.is_some().then_some(record.serial);
         code.units[number as usize] = Some(record);
-        match &code.units[number as usize] {
-            Some(record) => Insert::Done(self.found(code, number, record)),
-            None => Insert::Changed,
+        if let Some(serial) = kept_as_ir {
+            code.interpreted.push_back((number, serial, ir_bytes));
+            code.interpreted_bytes += ir_bytes;
+            while code.interpreted_bytes > self.config.code_bytes
+                && let Some((unit, serial, bytes)) = code.interpreted.pop_front()
+            {
+                code.interpreted_bytes -= bytes;
+                if code.units[unit as usize].as_ref().is_some_and(|r| r.serial == serial) {
+                    self.drop_unit(code, unit);
+                }
+                if code.interpreted.len() % 1024 == 0 {
+                    Self::forget_empty_pages(code);
+                }
+            }
         }
+        done
     }
 
     fn code_bytes_of(&self, record: &Record) -> &[u8] {
@@ -698,6 +631,9 @@ impl Engine {
         let segment = &mut segments[*current];
         let first_site = (*current as u32) << SITE_BITS | segment.sites.len() as u32;
         let Ok(compiled) = compiler.compile(unit, base + at as u64, first_site) else { return Ok(false) };
+        if compiled.code.len() > segment.end - segment.start {
+            return Ok(false);
+        }
         if at + compiled.code.len() > segment.end
             || segment.sites.len() + compiled.sites.len() >= 1 << SITE_BITS
         {
@@ -741,12 +677,14 @@ impl Engine {
         if site.unit == NO_UNIT || site.linked != NO_UNIT {
             return;
         }
-        let Some((page, mode)) = code.units[site.unit as usize].as_ref().map(|r| (r.key.page, r.key.mode))
-        else {
-            return;
-        };
+        let Some(source) = code.units[site.unit as usize].as_ref().map(|r| r.key) else { return };
         let Some(target) = code.units.get_mut(unit as usize).and_then(Option::as_mut) else { return };
-        let expected = Key { page, pc: site.pc, mode };
+        // The same virtual page, not just the same memory: its mapping is what the source was entered by.
+        let (from, to) = (self.guest.fetch_address(source.pc, source.mode), target.vaddr(self.guest));
+        if from / PAGE != to / PAGE {
+            return;
+        }
+        let expected = Key { pc: site.pc, ..source };
         if target.key != expected || target.page2 != 0 || target.code.1 == 0 {
             return;
         }
@@ -759,12 +697,17 @@ impl Engine {
 
     // ---- room ----
 
-    /// Moves on to the next segment, emptying it.
-    fn make_room(self: &Arc<Self>, cx: &mut VcpuContext) {
+    /// Moves on from segment `full` to the next, emptying it.
+    fn make_room(&self, cx: &mut VcpuContext, full: usize) {
         let shared = cx.env.shared.clone();
         self.exclusive(&shared, || {
             let mut guard = self.code.lock();
             let code = &mut *guard;
+            if code.current != full {
+                // Another vCPU was faster.
+                return;
+            }
+            cx.stats.evictions += 1;
             code.current = (code.current + 1) % SEGMENTS;
             let segment = &mut code.segments[code.current];
             code.cursor = segment.start;
@@ -779,6 +722,7 @@ impl Engine {
             }
             code.segments[code.current].sites.clear();
             code.epoch += 1;
+            Self::forget_empty_pages(code);
             // Landing stubs in the emptied segment may be on return stacks.
             for vcpu in self.vcpus.lock().iter() {
                 for e in &vcpu.memory.frame().return_stack {
@@ -795,53 +739,6 @@ impl Engine {
             self.drop_unit(&mut guard, unit);
         }
     }
-
-    // ---- the world ----
-
-    /// This vCPU starts executing; waits while another holds the world.
-    pub(crate) fn enter_running(&self, vcpu: &VcpuShared) {
-        let mut world = self.world.lock();
-        while world.held {
-            self.world_changed.wait(&mut world);
-        }
-        vcpu.running.store(true, Ordering::SeqCst);
-    }
-
-    /// This vCPU is not executing any more.
-    pub(crate) fn leave_running(&self, vcpu: &VcpuShared) {
-        let _world = self.world.lock();
-        vcpu.running.store(false, Ordering::SeqCst);
-        self.world_changed.notify_all();
-    }
-
-    /// Runs `f` while no other vCPU executes. Must be called from the dispatcher (not from inside translated code),
-    /// with no lock held.
-    pub(crate) fn exclusive<R>(&self, vcpu: &VcpuShared, f: impl FnOnce() -> R) -> R {
-        let mut world = self.world.lock();
-        vcpu.running.store(false, Ordering::SeqCst);
-        self.world_changed.notify_all();
-        while world.held {
-            self.world_changed.wait(&mut world);
-        }
-        world.held = true;
-        let others: Vec<_> = self.vcpus.lock().iter().filter(|v| v.index != vcpu.index).cloned().collect();
-        for v in &others {
-            v.request(request::PARK);
-        }
-        while others.iter().any(|v| v.running.load(Ordering::SeqCst)) {
-            self.world_changed.wait(&mut world);
-        }
-        drop(world);
-        let result = f();
-        let mut world = self.world.lock();
-        for v in &others {
-            v.withdraw(request::PARK);
-        }
-        world.held = false;
-        vcpu.running.store(true, Ordering::SeqCst);
-        self.world_changed.notify_all();
-        result
-    }
 }
 
 struct Full;
@@ -850,13 +747,20 @@ enum Insert {
     Done(Found),
     /// The code was written meanwhile.
     Changed,
-    /// The current segment has no room.
-    Full,
+    /// This segment has no room.
+    Full(usize),
+    /// Not a unit that can be kept.
+    Unkept,
 }
 
 impl Record {
+    /// Virtual address of the first byte.
+    fn vaddr(&self, guest: &dyn Guest) -> u64 {
+        guest.fetch_address(self.key.pc, self.key.mode)
+    }
+
     /// The bytes of the unit that lie in the page at host address `page`: offsets from its start.
-    fn range_in(&self, page: usize) -> (usize, usize) {
+    pub(crate) fn range_in(&self, page: usize) -> (usize, usize) {
         let end = (self.offset + self.len) as usize;
         let size = PAGE as usize;
         if page == self.key.page {
@@ -866,21 +770,6 @@ impl Record {
         } else {
             (0, 0)
         }
-    }
-}
-
-fn granule_mask(start: usize, end: usize) -> u64 {
-    if start >= end {
-        return 0;
-    }
-    let (first, last) = (start / 64, (end - 1) / 64);
-    let upto = if last >= 63 { u64::MAX } else { (1 << (last + 1)) - 1 };
-    upto & (u64::MAX << first)
-}
-
-impl WriteObserver for Engine {
-    fn ram_written(&self, block: &RamBlock, offset: u64, len: u64) {
-        self.ram_changed(block.host_ptr() as usize + offset as usize, len as usize);
     }
 }
 
@@ -907,10 +796,11 @@ fn layout(guest: &'static dyn Guest, config: &EngineConfig) -> Layout {
             ras: at(offset_of!(Frame, return_stack)),
             ras_top: at(offset_of!(Frame, return_top)),
             ras_bytes: (frame::RETURN_STACK_ENTRIES * 16) as u32,
-            icount: config.icount.then(|| at(offset_of!(Frame, icount))),
+            icount: config.icount.is_some().then(|| at(offset_of!(Frame, icount))),
         },
         thunks: ThunkAddresses::default(),
         memory_function: crate::dispatch::memory_function as *const () as usize as u64,
+        longest_insn: g.longest_insn,
         spill_bytes: 4096,
         no_chain: config.no_chain || config.lockstep || config.trace.needs_each_unit(),
     }

@@ -5,10 +5,11 @@ use crate::env::{Env, PAGE, PageRef, host_cas};
 use crate::frame::FrameMemory;
 use crate::guest::{Access, Guest, Leave};
 use crate::vcpu::{VcpuHandle, VcpuShared};
-use rhea_ir::{Builder, MemFlags, Rmw};
+use rhea_ir::{Builder, HelperInfo, MemFlags, Rmw};
 use rhea_memory::AddressSpace;
 use std::any::{Any, TypeId};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 /// Leave reason of the engine's own: a store hit the code of the running unit; execute this instruction alone.
 pub const REASON_RESTART: u32 = 0x7fff_fff0;
@@ -36,9 +37,13 @@ pub struct VcpuContext {
     state_type: TypeId,
     pub(crate) builder: Builder,
     pub(crate) interpreter: rhea_interpreter::Interpreter,
+    /// The guest's helper table, for the interpreter.
+    pub(crate) helpers: Vec<HelperInfo>,
     /// Units in use by the interpreter tier, by jump-cache index.
     pub(crate) interpreted: Vec<Option<crate::interpret::Cached>>,
     pub(crate) one_insn: bool,
+    /// The guest is to be asked whether it waits, events or not.
+    pub(crate) fresh: bool,
     pub(crate) stats: crate::stats::Stats,
 }
 
@@ -57,9 +62,10 @@ impl VcpuContext {
         // SAFETY: the frame has room for an S at `state_ptr`, page aligned; nobody else uses it yet.
         unsafe { memory.state_ptr().cast::<S>().write(state) };
         let shared = Arc::new(VcpuShared::new(parts.index, memory.clone()));
-        engine.register(&shared);
-        let env =
-            Env::new(memory, parts.memory.clone(), parts.io, shared.clone(), parts.clock, engine.secret());
+        if !engine.register(&shared) {
+            return Err(std::io::Error::other("counting instructions works with one vCPU only"));
+        }
+        let env = Env::new(engine, memory, parts.memory.clone(), parts.io, shared.clone(), parts.clock);
         let weak = Arc::downgrade(&shared);
         parts.memory.on_change(Box::new(move || {
             if let Some(vcpu) = weak.upgrade() {
@@ -74,13 +80,13 @@ impl VcpuContext {
             state_type: TypeId::of::<S>(),
             builder: Builder::new(),
             interpreter: rhea_interpreter::Interpreter::new(),
+            helpers: engine.helpers().to_vec(),
             interpreted: Vec::new(),
             one_insn: false,
+            fresh: true,
             stats: crate::stats::Stats::default(),
         });
-        let address = std::ptr::from_mut(&mut *cx) as u64;
-        // SAFETY: the frame belongs to this vCPU; no translated code runs yet. The context is boxed and stays put.
-        unsafe { (*cx.env.frame_mut()).context = address };
+        cx.env.set_mode(0);
         Ok(cx)
     }
 
@@ -190,18 +196,30 @@ impl VcpuContext {
         }
         let page = self.page(vaddr, Access::Write, index)?;
         self.store_in_page(&page, vaddr, size, value);
+        self.env.arm_write(&page, index);
         Ok(())
     }
 
     fn store_in_page(&mut self, page: &PageRef, vaddr: u64, size: u32, value: u64) {
         if page.has_code() && page.is_writable_ram() {
             let host = page.host + (vaddr % PAGE) as usize;
-            let engine = self.engine.clone();
-            engine.write_code_page(host, size as usize, &mut self.stats, || {
+            self.engine.write_code_page(host, size as usize, &mut self.stats, || {
                 self.env.store_at(page, vaddr, size, value);
             });
-        } else {
-            self.env.store_at(page, vaddr, size, value);
+            return;
+        }
+        self.env.store_at(page, vaddr, size, value);
+        if page.is_writable_ram() {
+            self.after_store(page, vaddr, size as usize);
+        }
+    }
+
+    /// After a store to RAM that was not known to hold code: code may have been translated from it meanwhile.
+    fn after_store(&mut self, page: &PageRef, vaddr: u64, len: usize) {
+        // A translator sets the flag and then reads the bytes; we have stored and now read the flag.
+        fence(Ordering::SeqCst);
+        if page.has_code() {
+            self.engine.ram_changed(page.host + (vaddr % PAGE) as usize, len);
         }
     }
 
@@ -272,7 +290,8 @@ impl VcpuContext {
     pub fn probe_write(&mut self, vaddr: u64, len: u32, index: u8) -> Result<(), Leave> {
         self.page(vaddr, Access::Write, index)?;
         if Self::crosses(vaddr, u64::from(len)) {
-            self.page(vaddr.wrapping_add(u64::from(len) - 1), Access::Write, index)?;
+            // A fault names the first byte of the second page.
+            self.page((vaddr | (PAGE - 1)).wrapping_add(1), Access::Write, index)?;
         }
         Ok(())
     }
@@ -284,15 +303,15 @@ impl VcpuContext {
         let n = (PAGE - vaddr % PAGE).min(out.len() as u64) as usize;
         if page.host == 0 {
             // Code in device memory: never cached.
-            self.env.fetched.push(0);
+            self.env.fetched.push((0, 0));
             for (i, b) in out[..n.min(16)].iter_mut().enumerate() {
                 *b = self.env.read_phys(page.phys + (vaddr + i as u64) % PAGE, 1) as u8;
             }
             return Ok(n.min(16));
         }
-        if !self.env.fetched.contains(&page.host) {
-            self.engine.clone().watch_page(&page);
-            self.env.fetched.push(page.host);
+        if !self.env.fetched.iter().any(|f| f.0 == page.host) {
+            let version = self.engine.watch_page(&page);
+            self.env.fetched.push((page.host, version));
         }
         // SAFETY: `host + vaddr % PAGE .. + n` lies in one page of a RAM block kept alive by Env; the guest may write
         // it meanwhile, which at worst yields torn bytes: the unit is then dropped by the page's version.
@@ -359,10 +378,12 @@ impl VcpuContext {
             old
         };
         if page.has_code() {
-            let engine = self.engine.clone();
-            return Ok(engine.write_code_page(host, size as usize, &mut self.stats, swap));
+            return Ok(self.engine.write_code_page(host, size as usize, &mut self.stats, swap));
         }
-        Ok(swap())
+        let old = swap();
+        self.after_store(&page, vaddr, size as usize);
+        self.env.arm_write(&page, index);
+        Ok(old)
     }
 
     /// A locked access that is not naturally aligned ("split lock"): done with every other vCPU out of the way.
@@ -394,6 +415,7 @@ impl VcpuContext {
             && !page.has_code()
             && let Some(old) = crate::env::host_cas128(host, expected, new)
         {
+            self.after_store(&page, vaddr, 16);
             return Ok(old);
         }
         if !self.one_insn {

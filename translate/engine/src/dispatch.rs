@@ -1,15 +1,17 @@
 //! The loop of one vCPU: find a unit, run it, see why it returned.
 
-use crate::code::{Found, Interpreted, Tier};
+use crate::code::{Engine, Found, Interpreted, Tier};
 use crate::context::{REASON_RESTART, VcpuContext};
+use crate::env::{PAGE, PageRef};
 use crate::guest::{Access, Leave, Next};
 use crate::interpret::{Cached, Ended, update_for};
 use crate::trace::item;
-use crate::vcpu::request;
+use crate::vcpu::{VcpuShared, request};
 use rhea_backend_x64::ReturnKind;
 use rhea_backend_x64::layout::descriptor::{self, Kind};
 use rhea_ir::{MemFlags, Type};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Leave reason of the engine's own: the instruction needs all other vCPUs out of the way.
 pub const REASON_EXCLUSIVE: u32 = 0x7fff_fff1;
@@ -27,10 +29,19 @@ enum Turn {
     Normal,
     /// A jump that may be linked once its target is known.
     Link(u32),
+    /// No more instructions than may be executed now.
+    Few,
     /// One instruction alone.
     One,
     /// One instruction with no other vCPU running.
     Exclusive,
+}
+
+impl Turn {
+    /// One instruction that nothing may come before.
+    fn is_alone(&self) -> bool {
+        matches!(self, Turn::One | Turn::Exclusive)
+    }
 }
 
 impl VcpuContext {
@@ -40,25 +51,43 @@ impl VcpuContext {
         let shared = self.env.shared.clone();
         engine.enter_running(&shared);
         self.env.float.load();
+        // What came while the vCPU was stopped is looked at first, and whether it waits at all.
+        self.fresh = true;
+        shared.memory.frame().poll.store(1, Ordering::SeqCst);
         let mut turn = Turn::Normal;
         let stop = loop {
-            if shared.memory.frame().poll.load(Ordering::Relaxed) != 0
-                && let Some(stop) = self.poll(&mut turn)
-            {
-                break stop;
+            if self.env.counter().is_some() && self.env.allowance() <= 0 {
+                self.new_slice();
             }
-            turn = self.step(turn);
+            if shared.memory.frame().poll.load(Ordering::Relaxed) != 0 {
+                if let Some(stop) = self.poll(&mut turn) {
+                    break stop;
+                }
+                if shared.memory.frame().poll.load(Ordering::Relaxed) != 0 && !turn.is_alone() {
+                    continue;
+                }
+            }
+            turn = self.step(&engine, turn);
         };
         self.env.float.unload();
         engine.leave_running(&shared);
         stop
     }
 
+    /// The counted instructions have brought time to a deadline: runs what is due and allows more.
+    fn new_slice(&mut self) {
+        self.env.report_count();
+        if let Some(counter) = self.env.counter().cloned() {
+            self.env.float.with_host_default(|| counter.run_due());
+        }
+        self.env.renew_allowance();
+    }
+
     /// Sees to requests and events.
     fn poll(&mut self, turn: &mut Turn) -> Option<Stop> {
         let shared = self.env.shared.clone();
         shared.memory.frame().poll.store(0, Ordering::SeqCst);
-        if shared.pending() & request::FLUSH_TLB != 0 && shared.wants_flush() {
+        if shared.wants_flush() {
             self.env.flush_tlb_all();
         }
         if shared.pending() & request::STOP != 0 {
@@ -67,9 +96,11 @@ impl VcpuContext {
         }
         if shared.pending() & request::PARK != 0 {
             self.park();
-            *turn = Turn::Normal;
         }
-        if matches!(turn, Turn::Normal | Turn::Link(_)) {
+        if turn.is_alone() {
+            // Events wait until that instruction is done.
+            shared.memory.frame().poll.store(1, Ordering::SeqCst);
+        } else {
             *turn = self.events(std::mem::replace(turn, Turn::Normal));
         }
         None
@@ -87,7 +118,7 @@ impl VcpuContext {
     /// Lets the guest take events that wait.
     fn events(&mut self, turn: Turn) -> Turn {
         let guest = self.guest;
-        if !guest.has_events(self) {
+        if !std::mem::take(&mut self.fresh) && !guest.has_events(self) {
             return turn;
         }
         match guest.poll_events(self) {
@@ -113,44 +144,59 @@ impl VcpuContext {
         let engine = self.engine.clone();
         let shared = self.env.shared.clone();
         let guest = self.guest;
-        let frame = shared.memory.clone();
         self.env.float.unload();
         engine.leave_running(&shared);
-        loop {
-            if frame.frame().poll.load(Ordering::SeqCst) != 0 && shared.pending() != 0
-                || guest.has_events(self)
-            {
-                break;
+        while !guest.has_events(self) && shared.pending() & request::STOP == 0 {
+            if shared.wants_flush() {
+                self.env.flush_tlb_all();
             }
-            shared.sleep();
+            self.idle(&shared);
         }
         engine.enter_running(&shared);
         self.env.float.load();
-        // Events are looked at by the poll that follows.
-        frame.frame().poll.store(1, Ordering::SeqCst);
+        // If the guest still waits when it runs again, it says so.
+        self.fresh = true;
+        shared.memory.frame().poll.store(1, Ordering::SeqCst);
+    }
+
+    /// Sleeps until kicked, or lets time jump to the next deadline if it is counted.
+    fn idle(&mut self, shared: &VcpuShared) {
+        self.env.report_count();
+        let counter = self.env.counter().cloned();
+        let Some((counter, time)) = counter.and_then(|c| c.idle_time().map(|t| (c, t))) else {
+            shared.sleep();
+            return;
+        };
+        let start = Instant::now();
+        let kicked = !time.is_zero() && shared.sleep_for(time);
+        counter.skip(kicked.then(|| start.elapsed()));
+        counter.run_due();
     }
 
     /// Runs one unit (or a chain of them).
-    fn step(&mut self, turn: Turn) -> Turn {
+    fn step(&mut self, engine: &Engine, turn: Turn) -> Turn {
         let guest = self.guest;
         self.stats.dispatches += 1;
         let pc = guest.pc(self);
         let mode = guest.mode(self);
         self.env.set_mode(mode);
-        let trace = &self.engine.config().trace;
+        let trace = &engine.config().trace;
         if trace.items != 0 && trace.has(item::EXEC | item::CPU) && trace.covers(pc) {
             self.trace_unit(pc, mode);
         }
         let result = match turn {
-            Turn::Normal => self.run_normal(pc, mode, None),
-            Turn::Link(exit) => self.run_normal(pc, mode, Some(exit)),
-            Turn::One => self.run_one(pc, mode),
+            Turn::Normal => self.run_normal(engine, pc, mode, None),
+            Turn::Link(exit) => self.run_normal(engine, pc, mode, Some(exit)),
+            Turn::Few => {
+                let most = self.env.allowance().clamp(1, i64::from(engine.config().max_insns));
+                self.run_alone(engine, pc, mode, most as u32)
+            }
+            Turn::One => self.run_alone(engine, pc, mode, 1),
             Turn::Exclusive => {
-                let engine = self.engine.clone();
                 let shared = self.env.shared.clone();
                 engine.exclusive(&shared, || {
                     self.one_insn = true;
-                    let r = self.run_one(pc, mode);
+                    let r = self.run_alone(engine, pc, mode, 1);
                     self.one_insn = false;
                     r
                 })
@@ -192,38 +238,35 @@ impl VcpuContext {
         }
     }
 
-    fn run_one(&mut self, pc: u64, mode: u64) -> Result<Turn, Leave> {
+    /// Runs at most `most` instructions as a unit that is not kept.
+    fn run_alone(&mut self, engine: &Engine, pc: u64, mode: u64, most: u32) -> Result<Turn, Leave> {
         let guest = self.guest;
-        let engine = self.engine.clone();
         let page = self.page(guest.fetch_address(pc, mode), Access::Fetch, guest.fetch_index(mode))?;
-        let unit = engine.translate_once(self, pc, mode, 1, &page)?;
+        let unit = engine.translate_once(self, pc, mode, most, &page)?;
         Ok(self.run_interpreted(&unit))
     }
 
     fn run_interpreted(&mut self, unit: &Interpreted) -> Turn {
         match self.interpret(unit) {
             Ended::Next => Turn::Normal,
+            Ended::Short => Turn::Few,
             Ended::Leave(reason) => self.after_leave(reason),
         }
     }
 
-    fn run_normal(&mut self, pc: u64, mode: u64, link: Option<u32>) -> Result<Turn, Leave> {
-        if self.engine.config().tier == Tier::Interpreter {
-            return self.run_cached_interpreted(pc, mode);
+    fn run_normal(&mut self, engine: &Engine, pc: u64, mode: u64, link: Option<u32>) -> Result<Turn, Leave> {
+        if engine.config().tier == Tier::Interpreter {
+            return self.run_cached_interpreted(engine, pc, mode);
         }
-        if link.is_none()
-            && let Some(code) = self.env.cached_code(pc)
-        {
+        let cached = if link.is_none() { self.env.cached_code(pc) } else { self.env.cached_unlinkable(pc) };
+        if let Some(code) = cached {
             return Ok(self.enter(code));
         }
-        let engine = self.engine.clone();
         self.stats.lookups += 1;
         let (found, page) = engine.find_or_translate(self, pc, mode)?;
         match found {
-            Found::Code { address, unit, cacheable, epoch } => {
-                if cacheable {
-                    self.env.cache_code(pc, address, crate::env::Env::is_global(&page));
-                }
+            Found::Code { address, unit, crosses, epoch, drops } => {
+                self.remember(engine, (pc, mode), address, &page, crosses, drops);
                 if let Some(exit) = link {
                     engine.link(exit, unit, epoch);
                 }
@@ -233,7 +276,29 @@ impl VcpuContext {
         }
     }
 
-    fn run_cached_interpreted(&mut self, pc: u64, mode: u64) -> Result<Turn, Leave> {
+    /// Enters an address that was just found in the jump cache.
+    fn remember(
+        &mut self,
+        engine: &Engine,
+        (pc, mode): (u64, u64),
+        code: u64,
+        page: &PageRef,
+        crosses: bool,
+        drops: u64,
+    ) {
+        let guest = self.guest;
+        let vaddr = guest.fetch_address(pc, mode);
+        let second = if crosses {
+            let next = (vaddr | (PAGE - 1)).wrapping_add(1);
+            let Some(second) = self.env.page(next, Access::Fetch, guest.fetch_index(mode)) else { return };
+            Some(second)
+        } else {
+            None
+        };
+        self.env.cache_code((pc, vaddr), code, page, second.as_ref(), || engine.drops() == drops);
+    }
+
+    fn run_cached_interpreted(&mut self, engine: &Engine, pc: u64, mode: u64) -> Result<Turn, Leave> {
         let bits = crate::frame::JUMP_CACHE_BITS;
         let index = rhea_backend_x64::jump_cache_index(pc, bits as u8);
         let key = pc ^ self.env.lookup_key();
@@ -248,13 +313,12 @@ impl VcpuContext {
             let unit = c.unit.clone();
             return Ok(self.run_interpreted(&unit));
         }
-        let engine = self.engine.clone();
         self.stats.lookups += 1;
         let (found, page) = engine.find_or_translate(self, pc, mode)?;
         let Found::Interpret(unit) = found else { return Ok(Turn::Normal) };
-        if unit.host % 4096 + unit.unit.len as usize <= 4096 {
+        if unit.valid.load(Ordering::Acquire) {
             // The jump cache entry is what TLB flushes drop; its code is never jumped to in this tier.
-            self.env.cache_code(pc, 1, crate::env::Env::is_global(&page));
+            self.remember(engine, (pc, mode), 1, &page, unit.page2 != 0, engine.drops());
             self.interpreted[index] = Some(Cached { key, unit: unit.clone() });
         }
         Ok(self.run_interpreted(&unit))
@@ -264,6 +328,9 @@ impl VcpuContext {
     fn enter(&mut self, code: u64) -> Turn {
         let enter = self.engine.enter_address();
         let state = self.env.memory_block.state_ptr() as u64;
+        // SAFETY: the frame belongs to this vCPU, whose thread this is, and no translated code runs. Each entry stores
+        // a pointer made from this very borrow: what helpers do through it counts as done through `self`.
+        unsafe { (*self.env.frame_mut()).context = std::ptr::from_mut(self) as u64 };
         // SAFETY: `enter` is the thunk that the back end emitted for this signature; `code` is the entry of a unit
         // that stands (found under the lock or in this vCPU's jump cache; emptying segments waits until this vCPU is
         // outside translated code). Translated code works on the frame behind `state` and on guest RAM by TLB
@@ -278,8 +345,20 @@ impl VcpuContext {
                 Some(reason) => self.after_leave(reason),
                 None => Turn::Normal,
             },
-            (ReturnKind::Poll | ReturnKind::Lookup, _) => Turn::Normal,
-            (ReturnKind::Chain, exit) => Turn::Link(exit),
+            // Without a request, the allowance was too small for the next unit.
+            (ReturnKind::Poll, _) if self.env.frame().poll.load(Ordering::Relaxed) == 0 => Turn::Few,
+            (ReturnKind::Poll, _) => {
+                self.stats.polls += 1;
+                Turn::Normal
+            }
+            (ReturnKind::Lookup, _) => {
+                self.stats.jump_misses += 1;
+                Turn::Normal
+            }
+            (ReturnKind::Chain, exit) => {
+                self.stats.chains += 1;
+                Turn::Link(exit)
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub struct GuestLayout {
     pub pc: Slot,
     /// I64 slots in order of heat: a back end keeps as many as it can in host registers across units.
     pub hot: &'static [Slot],
+    /// Length in bytes of the longest instruction.
+    pub longest_insn: u32,
     /// Number of MMU indices in use (1..=8).
     pub mmu_indices: u8,
 }
@@ -123,8 +125,9 @@ pub trait Guest: Send + Sync {
     /// or whatever the reason means. PC and state are those of the instruction at hand.
     fn handle_leave(&self, cx: &mut VcpuContext, reason: u32) -> Next;
 
-    /// Asked between units when [`VcpuContext::kick`] was called and before waiting: takes pending interrupts that can
-    /// be delivered now.
+    /// Takes pending interrupts that can be delivered now, and says whether the vCPU runs. Asked between units when
+    /// there are events, and, events or not, when a vCPU starts to run or was woken: one that waits (halted, not
+    /// started) by its own state answers [`Next::Wait`] as long as nothing ends that.
     fn poll_events(&self, cx: &mut VcpuContext) -> Next;
 
     /// The registers as text, for traces.

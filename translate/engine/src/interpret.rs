@@ -1,13 +1,39 @@
 //! Running units in the interpreter: the vCPU as its [`Machine`].
 
-use crate::code::Interpreted;
 use crate::context::{REASON_RESTART, VcpuContext, rmw_result};
 use crate::env::PAGE;
 use crate::guest::{Access, Leave};
-use rhea_interpreter::{FloatUnit, Interpreter, Machine, Outcome};
-use rhea_ir::{Exit, MemFlags, Type};
+use rhea_interpreter::{FloatUnit, Machine, Outcome};
+use rhea_ir::{Exit, MemFlags, Type, Unit};
 use rhea_softfloat::{Env as SoftEnv, Flags};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A unit for the interpreter.
+pub(crate) struct Interpreted {
+    pub unit: Unit,
+    /// Cleared when the unit's code was written.
+    pub valid: AtomicBool,
+    /// Host address of its first byte; 0 for code in device memory.
+    pub host: usize,
+    /// Host address of the second page its bytes reach into, or 0.
+    pub page2: usize,
+}
+
+impl Interpreted {
+    /// `kept` units may be used until they are cleared, others once.
+    pub fn new(unit: Unit, host: usize, page2: usize, kept: bool) -> Self {
+        Interpreted { unit, valid: AtomicBool::new(kept), host, page2 }
+    }
+
+    /// Whether the unit was made from some byte of `host..host + len`.
+    pub fn covers(&self, host: usize, len: usize) -> bool {
+        let bytes = self.unit.len as usize;
+        let first = bytes.min(PAGE as usize - self.host % PAGE as usize);
+        let overlaps = |start: usize, n: usize| start < host + len && host < start + n;
+        self.host != 0 && overlaps(self.host, first) || self.page2 != 0 && overlaps(self.page2, bytes - first)
+    }
+}
 
 /// A unit the interpreter tier knows, valid while its key matches and its code stands.
 pub(crate) struct Cached {
@@ -19,6 +45,8 @@ pub(crate) struct Cached {
 pub(crate) enum Ended {
     /// The PC slot says where to go on.
     Next,
+    /// It did not run: it has more instructions than may be executed now.
+    Short,
     /// The guest or the engine must see to something.
     Leave(u32),
 }
@@ -29,13 +57,17 @@ struct Host<'a> {
 }
 
 impl VcpuContext {
-    /// Runs `unit` to its end.
+    /// Runs `unit` to its end; not at all if it has more instructions than may be executed now.
     pub(crate) fn interpret(&mut self, unit: &Interpreted) -> Ended {
-        let mut interpreter = std::mem::replace(&mut self.interpreter, Interpreter::new());
-        let engine = self.engine.clone();
+        if !self.env.charge(unit.unit.insn_count) {
+            return Ended::Short;
+        }
+        let mut interpreter = std::mem::take(&mut self.interpreter);
+        let helpers = std::mem::take(&mut self.helpers);
         let mut host = Host { cx: self, current: unit };
-        let outcome = interpreter.run(&unit.unit, engine.helpers(), &mut host);
+        let outcome = interpreter.run(&unit.unit, &helpers, &mut host);
         self.interpreter = interpreter;
+        self.helpers = helpers;
         match outcome {
             Outcome::Exit { number, pc } => match unit.unit.exits[number as usize] {
                 Exit::Leave { reason, pc } => {

@@ -8,6 +8,7 @@
 //! - [`context`]: one vCPU as helpers and the guest see it; full memory accesses.
 //! - [`code`]: the shared cache of units: lookup, chaining, invalidation, eviction.
 //! - [`dispatch`]: the loop.
+//! - [`icount`]: virtual time by counting instructions.
 //!
 //! # Why a unit that is found may run
 //! A unit is keyed by (host page of its code, PC, mode word). It is found either under the code lock by that key, or
@@ -23,10 +24,15 @@ pub mod env;
 pub mod float;
 pub mod frame;
 pub mod guest;
+mod host_access;
+pub mod icount;
 mod interpret;
+mod pages;
 pub mod stats;
+mod tlb;
 pub mod trace;
 pub mod vcpu;
+mod world;
 
 pub use code::{Engine, EngineConfig, EngineError, Tier};
 pub use context::VcpuContext;
@@ -34,4 +40,5 @@ pub use dispatch::Stop;
 pub use env::{Env, Miss};
 pub use float::FloatEnv;
 pub use guest::{Access, Guest, GuestLayout, Helper, HelperFn, Leave, Next, Translation};
+pub use icount::InstructionCounter;
 pub use vcpu::{VcpuHandle, request};

@@ -17,8 +17,16 @@ pub struct Stats {
     pub translate_ns: u64,
     /// Returns to the dispatcher.
     pub dispatches: u64,
+    /// Units left because the poll word was set.
+    pub polls: u64,
+    /// Jumps whose target the jump cache did not know.
+    pub jump_misses: u64,
+    /// Direct jumps that were not linked.
+    pub chains: u64,
     /// Lookups that went to the shared map.
     pub lookups: u64,
+    /// Times a segment of code space was emptied to make room.
+    pub evictions: u64,
     /// Units dropped because their code was written.
     pub invalidated: u64,
     /// Units run by the interpreter because the back end does not support an operation in them.

@@ -4,6 +4,7 @@ use crate::frame::FrameMemory;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Requests to a vCPU, handled between units.
 pub mod request {
@@ -65,6 +66,14 @@ impl VcpuShared {
     pub(crate) fn wants_flush(&self) -> bool {
         self.requests.load(Ordering::Relaxed) & request::FLUSH_TLB != 0
             && self.requests.fetch_and(!request::FLUSH_TLB, Ordering::SeqCst) & request::FLUSH_TLB != 0
+    }
+
+    /// Sleeps until kicked since the last look, at most for `time`; whether it was kicked.
+    pub(crate) fn sleep_for(&self, time: Duration) -> bool {
+        let end = Instant::now() + time.min(Duration::from_secs(3600));
+        let mut event = self.event.lock();
+        while !*event && !self.wake.wait_until(&mut event, end).timed_out() {}
+        std::mem::take(&mut *event)
     }
 
     /// Sleeps until kicked since the last look.

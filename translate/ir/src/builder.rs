@@ -58,16 +58,17 @@ fn sign_extend(v: u64, bits: u32) -> u64 {
 }
 
 impl Builder {
-    /// A builder with an empty unit.
+    /// A builder with an empty unit. Allocates nothing until [`Builder::start`].
     pub fn new() -> Self {
-        let nothing = Known { epoch: 0, ty: Type::Void, val: Val::NONE };
-        Builder { unit: Unit::default(), known: vec![nothing; FORWARD_BYTES / GRAIN], epoch: 1 }
+        Builder { unit: Unit::default(), known: Vec::new(), epoch: 1 }
     }
 
     /// Starts a new unit at `pc`.
     pub fn start(&mut self, pc: u64) {
         self.unit.clear();
         self.unit.pc = pc;
+        let nothing = Known { epoch: 0, ty: Type::Void, val: Val::NONE };
+        self.known.resize(FORWARD_BYTES / GRAIN, nothing);
         self.forget_slots();
     }
 

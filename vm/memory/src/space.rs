@@ -126,11 +126,8 @@ impl AddressSpace {
             Target::Ram { block, offset, .. } => {
                 (range.len - delta >= size as u64).then(|| block.read(offset + delta, size))
             }
-            Target::Mmio(mmio) => {
-                let mmio = mmio.clone();
-                drop(view);
-                mmio.read(delta, size)
-            }
+            // The handler may change the map meanwhile: the guard only keeps the old one alive.
+            Target::Mmio(mmio) => mmio.read(delta, size),
         }
     }
 
@@ -159,17 +156,12 @@ impl AddressSpace {
                 if *writable {
                     block.write(offset + delta, size, value);
                     self.report(block, offset + delta, size as u64);
-                } else if let Some(mmio) = on_write.clone() {
-                    drop(view);
+                } else if let Some(mmio) = on_write {
                     return mmio.write(delta, size, value);
                 }
                 Some(())
             }
-            Target::Mmio(mmio) => {
-                let mmio = mmio.clone();
-                drop(view);
-                mmio.write(delta, size, value)
-            }
+            Target::Mmio(mmio) => mmio.write(delta, size, value),
         }
     }
 

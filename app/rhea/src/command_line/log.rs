@@ -58,7 +58,7 @@ fn parse_item(word: &str) -> anyhow::Result<LogItem> {
 }
 
 /// The text of `-d help`.
-pub fn list_items() -> String {
+fn list_items() -> String {
     let lines = LogItem::ALL.iter().map(|(_, name, about)| format!("{name:<14} {about}\n"));
     format!("log items (separated by commas):\n{}", lines.collect::<String>())
 }

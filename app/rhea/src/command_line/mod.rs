@@ -20,15 +20,15 @@ use anyhow::{Context, anyhow, bail};
 use rhea_options::{FromOptions, MebiSize, Options, closest, options};
 
 use crate::config::{
-    BootConfig, CharConfig, CpuConfig, IcountConfig, LogConfig, MachineKind, RtcBase, RtcClock, RtcConfig,
-    RunConfig, SystemConfig, Target,
+    BootConfig, CharConfig, IcountConfig, LogConfig, MachineKind, RtcBase, RtcClock, RtcConfig, RunConfig,
+    SystemConfig, Target,
 };
+use rhea_x86_state::model::CpuModel;
+
 use accelerator::AccelRequest;
 use device::DeviceRequest;
 use machine::MachineOptions;
 use topology::SmpOptions;
-
-pub use log::list_items as list_log_items;
 
 /// Guest memory without `-m`, as QEMU's PC has it.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -135,7 +135,7 @@ pub struct Builder {
     say: Option<String>,
     machine: MachineOptions,
     accelerators: Vec<AccelRequest>,
-    cpu: Option<CpuConfig>,
+    cpu: Option<CpuModel>,
     smp: Options,
     ram_size: u64,
     boot: BootConfig,
@@ -341,10 +341,10 @@ impl Builder {
             uuid: self.uuid,
             machine,
             accel,
-            cpu: self.cpu.unwrap_or_else(|| CpuConfig {
-                model: self.target.default_cpu().into(),
-                features: Vec::new(),
-            }),
+            cpu: match self.cpu {
+                Some(cpu) => cpu,
+                None => processor::parse(self.target, self.target.default_cpu())?,
+            },
             topology,
             ram_size: self.ram_size,
             boot,

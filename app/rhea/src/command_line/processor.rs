@@ -1,37 +1,47 @@
 //! `-cpu MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off]…`.
 
 use anyhow::bail;
-use rhea_options::{OptionValue, Options};
+use rhea_x86_state::model::{CpuModel, list_features, list_models};
 
 use super::Builder;
-use crate::config::CpuConfig;
-use crate::machine_run;
+use crate::config::Target;
 
 /// `-cpu`.
 pub fn take(builder: &mut Builder, text: &str) -> anyhow::Result<()> {
-    let options = Options::parse(text, Some("model"))?;
-    if options.wants_help() {
-        builder.say = Some(machine_run::cpu_help(builder.target));
+    if text.split(',').any(|word| word == "help" || word == "?") {
+        builder.say = Some(help());
         return Ok(());
     }
-    let mut entries = options.entries().iter();
-    let Some(model) = entries.next().filter(|e| e.key == "model").and_then(|e| e.value.clone()) else {
-        bail!("a processor model comes first; use -cpu help to list them");
-    };
-    let mut features = Vec::new();
-    for entry in entries {
-        let (name, on) = match (&entry.value, entry.key.as_bytes()[0]) {
-            (None, b'+') => (&entry.key[1..], true),
-            (None, b'-') => (&entry.key[1..], false),
-            _ => (entry.key.as_str(), bool::from_entry(entry)?),
-        };
-        if name.is_empty() {
-            bail!("expected a feature's name after '{}'", entry.key);
-        }
-        features.push((name.replace('_', "-"), on));
-    }
-    let config = CpuConfig { model, features };
-    machine_run::check_cpu(builder.target, &config)?;
-    builder.cpu = Some(config);
+    builder.cpu = Some(parse(builder.target, text)?);
     Ok(())
+}
+
+/// The model with its features; a 32-bit target has none with long mode.
+pub fn parse(target: Target, text: &str) -> anyhow::Result<CpuModel> {
+    if text.is_empty() {
+        bail!("a processor model is needed; use -cpu help to list them");
+    }
+    Ok(match target {
+        Target::X86_64 => CpuModel::parse(text)?,
+        Target::I386 => CpuModel::parse(&format!("{text},-lm"))?,
+    })
+}
+
+fn help() -> String {
+    let mut text = String::from("processor models:\n");
+    for (name, about) in list_models() {
+        text += &format!("  {name:<20} {about}\n");
+    }
+    text += "\nfeatures (+NAME, -NAME, NAME=on|off):\n";
+    let mut line = String::from(" ");
+    for name in list_features() {
+        if line.len() + name.len() > 90 {
+            text += &line;
+            text.push('\n');
+            line = String::from(" ");
+        }
+        line.push(' ');
+        line += name;
+    }
+    text + &line + "\n"
 }

@@ -32,7 +32,7 @@ fn said(line: &str) -> String {
 fn a_kernel_and_nothing_else() {
     let c = config("-kernel k");
     assert_eq!(c.machine, MachineKind::Q35);
-    assert_eq!(c.cpu.model, "qemu64");
+    assert_eq!(c.cpu.name(), "qemu64");
     assert_eq!(c.ram_size, 128 << 20);
     assert_eq!(c.topology, Topology { cpus: 1, maxcpus: 1, sockets: 1, dies: 1, cores: 1, threads: 1 });
     assert_eq!(c.serials, [CharConfig::MonitorAndStdio]);
@@ -135,10 +135,19 @@ fn what_does_not_fit_together_is_refused() {
 }
 
 #[test]
+fn processor_models() {
+    assert_eq!(config("-kernel k -cpu max,-avx2,+x2apic").cpu.name(), "max");
+    assert!(refusal("-cpu no-such-model").contains("unknown CPU model 'no-such-model'"));
+    assert!(refusal("-cpu max,+no-such-feature").contains("'no-such-feature'"));
+    assert!(refusal("-cpu host").contains("hardware accelerator"));
+}
+
+#[test]
 fn help_texts() {
     for (line, part) in [
         ("-M help", "q35"),
         ("-machine q35,help", "accel="),
+        ("-cpu help", "qemu64"),
         ("-accel help", "tcg"),
         ("-accel tcg,help", "tb-size="),
         ("-d help", "guest_errors"),

@@ -491,7 +491,7 @@ impl LocalApic {
     /// # Errors
     /// Reserved bits, or a transition the architecture forbids.
     pub fn set_base(&self, value: u64) -> Result<(), RegisterFault> {
-        let allowed = (1u64 << self.config.physical_address_bits.min(52)) - 0x1000
+        let allowed = ((1u64 << self.config.physical_address_bits.min(52)) - 0x1000)
             | spec::BASE_BSP
             | spec::BASE_ENABLE
             | if self.config.x2apic { spec::BASE_X2APIC } else { 0 };

@@ -402,14 +402,8 @@ fn through_task_gate(
     event: &Event,
     selector: u16,
 ) -> Result<(), Exception> {
-    // The outgoing task's image has the flags the event pushes.
-    let live = st.rflags;
-    st.rflags = live & !flags::RF | event.rflags & flags::RF;
-    let old_tr = st.tr.selector;
-    let switched = task::switch(st, bus, selector, TaskSwitch::Gate, event.rip, event.ext);
-    if switched.is_err() && st.tr.selector == old_tr {
-        st.rflags = live;
-    }
+    let switched =
+        task::switch_saving(st, bus, selector, TaskSwitch::Gate, event.rip, event.rflags, event.ext);
     // The T-flag trap of the new task comes after the error code has been pushed.
     let trap = match switched {
         Ok(()) => None,

@@ -183,6 +183,23 @@ pub fn switch(
     next_rip: u64,
     ext: u32,
 ) -> Result<(), Exception> {
+    let mut rflags = st.rflags();
+    if cause == TaskSwitch::Iret {
+        rflags &= !flags::NT;
+    }
+    switch_saving(st, bus, selector, cause, next_rip, rflags, ext)
+}
+
+/// [`switch`] with the flags that go into the outgoing task's TSS.
+pub(crate) fn switch_saving(
+    st: &mut X86State,
+    bus: &mut dyn SystemBus,
+    selector: u16,
+    cause: TaskSwitch,
+    next_rip: u64,
+    rflags: u64,
+    ext: u32,
+) -> Result<(), Exception> {
     let code = selector_code(selector) | ext;
     let bad = if cause == TaskSwitch::Iret { Exception::ts(code) } else { Exception::gp(code) };
     if is_null(selector) || selector & 4 != 0 {
@@ -206,11 +223,7 @@ pub fn switch(
     }
     let task = read_incoming(st, bus, d.base(), l)?;
 
-    let mut old_flags = st.rflags();
-    if cause == TaskSwitch::Iret {
-        old_flags &= !flags::NT;
-    }
-    save_outgoing(st, bus, next_rip, old_flags)?;
+    save_outgoing(st, bus, next_rip, rflags)?;
     let old_selector = st.tr.selector;
     if matches!(cause, TaskSwitch::Jump | TaskSwitch::Iret)
         && let Some(mut old) = fetch(st, bus, old_selector)?

@@ -301,7 +301,7 @@ impl Translator<'_> {
             Some(v) => v,
             None => {
                 let value = self.flags_value();
-                let v = self.from_value(value, base);
+                let v = self.condition_of_value(value, base);
                 if inverted { self.not(v) } else { v }
             }
         }
@@ -479,7 +479,7 @@ impl Translator<'_> {
     }
 
     /// A base condition from the six flags in RFLAGS positions.
-    fn from_value(&mut self, value: Val, base: ConditionCode) -> Val {
+    fn condition_of_value(&mut self, value: Val, base: ConditionCode) -> Val {
         use ConditionCode as C;
         match base {
             C::o => self.flag(value, flags::OF),

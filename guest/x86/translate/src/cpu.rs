@@ -67,6 +67,11 @@ impl X86Cpu {
         &self.config.model
     }
 
+    /// Tells the board that an x87 error waits (FERR#).
+    pub fn signal_ferr(&self, index: u32) {
+        self.config.board.signal_ferr(index);
+    }
+
     /// The local APIC.
     pub fn apic(&self) -> &Arc<dyn LocalApicPort> {
         &self.config.apic
@@ -127,10 +132,8 @@ impl Bus<'_> {
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
-        if st.efer & efer::LMA != 0 {
-            if !paging::is_canonical(linear) {
-                return Err(WalkError::NotCanonical);
-            }
+        if st.efer & efer::LMA != 0 && !paging::is_canonical(linear) {
+            return Err(WalkError::NotCanonical);
         }
         let t = paging::translate(st, self, linear, walk_access(access, index)).map_err(WalkError::Fault)?;
         let mut page_bits = t.page_size_log2;

@@ -53,7 +53,7 @@ impl X86Guest {
     /// A guest whose processors are of `model`; `name` is `x86_64` or `i386`.
     pub fn new(name: &'static str, model: &CpuModel) -> Self {
         X86Guest {
-            layout: GuestLayout { name, pc: slots::RIP, hot: &HOT, mmu_indices: 4 },
+            layout: GuestLayout { name, pc: slots::RIP, hot: &HOT, longest_insn: 15, mmu_indices: 4 },
             set: InstructionSet::of(model.features()),
         }
     }
@@ -66,14 +66,9 @@ impl X86Guest {
         cpu.data_hits = 0;
         cpu.wake = Pending::all();
         env.flush_tlb_all();
-        env.set_x87_env(st.x87_cw & 0xf00);
         env.take_x87_flags();
-        env.set_float_env(rhea_engine::FloatEnv {
-            rounding: 0,
-            flush_to_zero: false,
-            denormals_are_zero: false,
-        });
         env.take_float_flags();
+        crate::vector_calls::load_float_environment(cx);
     }
 
     fn raise(cx: &mut VcpuContext, e: Exception) {
@@ -234,6 +229,14 @@ impl Guest for X86Guest {
             reasons::TRAP => Self::after_instruction(cx, true, false),
             reasons::STEP_RF => Self::after_instruction(cx, false, true),
             reasons::TRAP_RF => Self::after_instruction(cx, true, true),
+            reasons::X87_FAULT => {
+                cx.state::<X86State>().mode |= mode::X87_UNMASKED;
+                return Next::RunOne;
+            }
+            reasons::FERR => {
+                let index = cx.env().index();
+                cx.data::<X86Cpu>().signal_ferr(index);
+            }
             reasons::NOT_CANONICAL => {
                 let e = Self::canonical_fault(cx);
                 Self::raise(cx, e);

@@ -210,12 +210,19 @@ helpers! {
 
 /// Description of helper `id`.
 pub fn info(id: u32) -> &'static HelperInfo {
-    &HELPERS[id as usize].info
+    match HELPERS.get(id as usize) {
+        Some(helper) => &helper.info,
+        None => &crate::vector_helpers::INFOS[(id - COUNT) as usize],
+    }
 }
 
-/// The whole table.
+/// The whole table: these helpers, then those of [`crate::vector_helpers`].
 pub fn table() -> &'static [Helper] {
-    &HELPERS
+    static TABLE: std::sync::LazyLock<Vec<Helper>> = std::sync::LazyLock::new(|| {
+        let vector = crate::vector_helpers::INFOS.iter().zip(&crate::vector_calls::FUNCTIONS);
+        HELPERS.iter().copied().chain(vector.map(|(&info, &function)| Helper { info, function })).collect()
+    });
+    &TABLE
 }
 
 /// Descriptions of the whole table, for the verifier and the printer.

@@ -6,6 +6,7 @@ use rhea_x86_state::flags;
 use rhea_x86_state::state::gpr;
 
 use crate::helpers;
+use crate::operand::{GprPart, gpr_part};
 use crate::reasons;
 use crate::translator::Translator;
 
@@ -480,31 +481,32 @@ impl Translator<'_> {
                 let stored = self.b.select(same, new, old);
                 self.store(addr, stored);
             }
-            self.accumulate_unless(same, old);
         } else {
             old = self.read_operand(0);
             same = self.b.icmp(Cond::Eq, old, expected);
-            let v = self.b.select(same, new, old);
-            self.accumulate_unless(same, old);
-            self.write_operand(0, v);
+            if let Some(part) = gpr_part(self.register(0)) {
+                self.write_part_if(same, part, new);
+            }
         }
+        let differs = self.b.bin_imm(Op::Xor, same, 1);
+        self.write_part_if(differs, GprPart { index: gpr::RAX, ty, high: false }, old);
         let r = self.b.sub(expected, old);
         self.set_flags_sub(expected, old, r);
     }
 
-    /// RAX (or its part) becomes `v` unless `keep`; kept means kept whole, upper half and all.
-    fn accumulate_unless(&mut self, keep: Val, v: Val) {
-        let before = self.gpr(gpr::RAX);
+    /// The part of a register becomes `v` if `cond`, else the whole register stays as it is, upper half and all.
+    fn write_part_if(&mut self, cond: Val, part: GprPart, v: Val) {
+        let before = self.gpr(part.index);
         let after = match self.b.ty(v) {
             Type::I64 => v,
             Type::I32 => self.widen(v),
             ty => {
                 let w = self.any64(v);
-                self.b.deposit(before, w, 0, ty.bits())
+                self.b.deposit(before, w, if part.high { 8 } else { 0 }, ty.bits())
             }
         };
-        let rax = self.b.select(keep, before, after);
-        self.set_gpr(gpr::RAX, rax);
+        let r = self.b.select(cond, after, before);
+        self.set_gpr(part.index, r);
     }
 
     /// EDX:EAX or ECX:EBX as I64.

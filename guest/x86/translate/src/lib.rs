@@ -17,6 +17,7 @@ pub mod operand;
 mod product;
 pub mod reasons;
 mod runtime;
+pub mod save;
 mod shift;
 pub mod slots;
 mod stack;
@@ -25,7 +26,13 @@ mod system;
 pub mod translator;
 pub mod unit;
 mod vector;
+pub mod vector_calls;
+pub mod vector_helpers;
+mod x87;
 
 pub use cpu::{Board, X86Cpu, X86CpuConfig};
 pub use guest::X86Guest;
 pub use translator::Translator;
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,10 @@ pub const STEP_RF: u32 = 5;
 pub const TRAP_RF: u32 = 6;
 /// An access to an address that is not canonical, at the PC of the instruction: #GP(0), or #SS(0) by way of SS.
 pub const NOT_CANONICAL: u32 = 7;
+/// An x87 stack fault: execute the one instruction at hand with mode bit `X87_UNMASKED` added.
+pub const X87_FAULT: u32 = 16;
+/// An x87 error waits and CR0.NE is clear: FERR# is signalled and the instruction at hand begun again.
+pub const FERR: u32 = 17;
 /// `FAULT + vector`: a fault without operands: its error code is zero where the vector has one.
 pub const FAULT: u32 = 0x100;
 

@@ -23,7 +23,7 @@ impl Translator<'_> {
             M::Int => self.software_interrupt(0x100 | self.insn.immediate(0) & 0xff),
             M::Int3 => self.software_interrupt(3),
             M::Int1 => self.software_interrupt(1),
-            M::Into => self.into_insn(),
+            M::Into => self.overflow_interrupt(),
             M::Iret => self.transfer_sized(helpers::IRET, 2),
             M::Iretd => self.transfer_sized(helpers::IRET, 4),
             M::Iretq => self.transfer_sized(helpers::IRET, 8),
@@ -182,7 +182,7 @@ impl Translator<'_> {
         self.leave_without_trap();
     }
 
-    fn into_insn(&mut self) {
+    fn overflow_interrupt(&mut self) {
         let no = self.condition(iced_x86::ConditionCode::no);
         let next = self.next_pc;
         let on = self.exit_to(rhea_ir::Target::Static(next));
@@ -361,8 +361,9 @@ impl Translator<'_> {
         if !self.is_protected() {
             return self.undefined();
         }
-        let source = self.read_operand(1);
+        let source = self.read_operand_as(1, Type::I16);
         let (v, addr) = self.read_destination();
+        let v = self.b.zext(Type::I16, v);
         let wanted = self.b.and_imm(source, 3);
         let has = self.b.and_imm(v, 3);
         let raise = self.b.icmp(Cond::LtU, has, wanted);

@@ -28,16 +28,16 @@ pub struct Translator<'a> {
     pub mem: MemFlags,
     /// What is known of the condition flags.
     pub flags: Flags,
-    /// #UD and #NM checks for x87 were made in this unit.
-    pub x87_checked: bool,
-    /// #UD and #NM checks for SSE were made in this unit.
-    pub sse_checked: bool,
     /// Mode word the unit started under. CLAC and STAC change `mode` within a unit.
     pub start_mode: u64,
     /// STI was the last instruction: the next one ends the unit, and then interrupts are looked at.
     pub shadow_next: bool,
     /// The instruction at hand is the one after STI.
     pub in_shadow: bool,
+    /// What is known of vector registers.
+    pub(crate) vector: crate::vector::VectorState,
+    /// What is known of the x87 stack.
+    pub(crate) stack: crate::x87::Stack,
     /// A value and its zero extension to I64, to widen each result once.
     widened: (Val, Val),
 }
@@ -77,11 +77,11 @@ impl<'a> Translator<'a> {
             next_pc: 0,
             mem,
             flags: Flags::unknown(),
-            x87_checked: false,
-            sse_checked: false,
             start_mode: mode_word,
             shadow_next: false,
             in_shadow: false,
+            vector: Default::default(),
+            stack: Default::default(),
             widened: (Val::NONE, Val::NONE),
         }
     }
@@ -208,6 +208,9 @@ impl<'a> Translator<'a> {
         let info = helpers::info(id);
         if info.writes.touches(crate::slots::CC_OP.offset, 4) {
             self.flags = Flags::unknown();
+        }
+        if info.writes.touches(crate::slots::X87_TOP.offset, 8) {
+            self.forget_x87();
         }
         self.b.call(id, info, args)
     }

@@ -270,6 +270,7 @@ pub fn layout(features: Features, hot: usize) -> Layout {
         },
         thunks: ThunkAddresses::default(),
         memory_function: memory_function as *const () as u64,
+        longest_insn: 15,
         spill_bytes: 4096,
         no_chain: false,
     }

@@ -2,6 +2,7 @@
 
 mod control;
 mod delivery;
+mod hostile;
 mod paging;
 mod segmentation;
 mod smm;

@@ -1,0 +1,38 @@
+//! Looks for differences by hand: `explore GROUP [CASES-PER-INSTRUCTION [SEED [CODE-PREFIX [TIERS]]]]`.
+//!
+//! `GROUP` is a group's name or `all`; `TIERS` some of `i` (interpreter) and `b` (baseline).
+
+use rhea_engine::Tier;
+use rhea_lockstep_tests::compare::{Lockstep, Tally, sweep_code};
+use rhea_lockstep_tests::generate::{self, Group};
+use rhea_lockstep_tests::state::Mode;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let arg = |i: usize| args.get(i).map(String::as_str);
+    let wanted = arg(1).unwrap_or("all");
+    let count = arg(2).and_then(|v| v.parse().ok()).unwrap_or(20);
+    let seed = arg(3).and_then(|v| v.parse().ok()).unwrap_or(1);
+    let prefix = arg(4).unwrap_or("");
+    let tiers: Vec<Tier> = arg(5)
+        .unwrap_or("i")
+        .chars()
+        .map(|c| if c == 'b' { Tier::Baseline } else { Tier::Interpreter })
+        .collect();
+    std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
+    let mut sides = Lockstep::new(&tiers);
+    for group in Group::ALL {
+        if wanted != "all" && format!("{group:?}") != wanted {
+            continue;
+        }
+        let mut tally = Tally::default();
+        for mode in [Mode::Long, Mode::Compat] {
+            for (i, &code) in generate::codes(group, mode).iter().enumerate() {
+                if format!("{code:?}").starts_with(prefix) {
+                    sweep_code(&mut sides, code, mode, count, seed ^ (i as u64) << 32, &mut tally);
+                }
+            }
+        }
+        println!("==== {group:?}\n{}", tally.describe(400));
+    }
+}

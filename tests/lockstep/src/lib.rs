@@ -1,0 +1,21 @@
+//! Oracles of the translator: x86 instructions executed by the host processor and by Rhea from the same state, and
+//! units of the IR executed by the interpreter and by compiled code, compared bit for bit.
+//!
+//! - [`state`]: the register state both sides start from and end in.
+//! - [`place`]: the addresses that code and data have on both sides, so that pointers compare.
+//! - [`host`]: execution by the processor that runs the tests.
+//! - [`rhea`]: execution by Rhea.
+//! - [`random`]: deterministic random numbers, and values worth trying.
+//! - [`generate`]: instructions of every encoding, with operands that make sense.
+//! - [`undefined`]: what the manuals leave open.
+//! - [`compare`]: all of it together.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod host;
+pub mod place;
+pub mod compare;
+pub mod generate;
+pub mod random;
+pub mod rhea;
+pub mod state;
+pub mod undefined;
