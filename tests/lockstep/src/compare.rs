@@ -100,6 +100,9 @@ impl Lockstep {
 fn compare(case: &Case, expected: &Ended, ended: &mut Ended, with_host: bool) -> String {
     if with_host {
         if let [insn] = case.instructions[..] {
+            if undefined::depends_on_maker(&insn, &case.state, expected) {
+                return String::new();
+            }
             undefined::mask(&insn, &case.state, expected, ended);
         } else {
             undefined::mask_stream(case, expected, ended);

@@ -403,7 +403,12 @@ fn build(random: &mut Random, code: Code, mode: Mode) -> Option<Vec<u8>> {
     let mut encoder = Encoder::new(mode.bitness());
     encoder.encode(&insn, ip).ok()?;
     let bytes = encoder.take_buffer();
-    branch_lands_well(&bytes, mode).then_some(bytes)
+    let branch = group(code) == Some(Group::Branch);
+    // In 64-bit mode an operand-size prefix cuts RIP to 16 bits on AMD's processors and is ignored on Intel's.
+    if branch && (mode == Mode::Long && bytes.contains(&0x66) || !branch_lands_well(&bytes, mode)) {
+        return None;
+    }
+    Some(bytes)
 }
 
 /// A direct branch goes to one of the UD2 around the code: never to itself, which would not end.
@@ -561,10 +566,12 @@ fn random_state(random: &mut Random, mode: Mode) -> State {
         s.mxcsr |= random.bits() as u32 & 0xe040;
     }
     if random.one_in(12) {
-        s.mxcsr &= !(random.bits() as u32 & 0x1f80);
+        // Underflow stays masked: whether an exact tiny result raises it depends on the mask, which Rhea does not
+        // model.
+        s.mxcsr &= !(random.bits() as u32 & 0x1780);
     }
     if random.one_in(12) {
-        x.control &= !(random.bits() as u16 & 0x3f);
+        x.control &= !(random.bits() as u16 & 0x2f);
     }
     if x.status & !x.control & 0x3f != 0 {
         if random.one_in(2) {
