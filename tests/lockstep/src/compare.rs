@@ -60,6 +60,11 @@ impl Lockstep {
         }
     }
 
+    /// The vCPUs of Rhea's tiers.
+    pub fn tiers(&self) -> impl Iterator<Item = (Tier, &Rhea)> {
+        self.tiers.iter().map(|(t, r)| (*t, r))
+    }
+
     /// Runs `case` on every side; the first two sides that differ are the answer.
     pub fn run(&mut self, case: &Case) -> Result<(), Mismatch> {
         let mut first: Option<(&'static str, Ended)> = None;
