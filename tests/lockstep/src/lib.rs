@@ -11,12 +11,12 @@
 //! - [`gaps`]: defects that are known.
 //! - [`compare`]: all of it together.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub mod host;
-pub mod place;
 pub mod compare;
 pub mod gaps;
 pub mod generate;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod host;
+pub mod place;
 pub mod random;
 pub mod rhea;
 pub mod state;
