@@ -1,12 +1,11 @@
 //! The DSDT: processors, sleep state, power button, PCI root bridge with its interrupt routing, legacy devices.
 
 use crate::table::Table;
-use crate::{AcpiConfig, FixedHardware, PciHost, PowerModel, ReducedHardware};
+use crate::{AcpiConfig, PciHost};
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal, Field,
-    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed,
-    Method, Name, Notify, ONE, OpRegion, OpRegionSpace, Or, Package, Path, ResourceTemplate, Return, Scope,
-    Store, ZERO,
+    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Local, Memory32Fixed, Method, Name,
+    ONE, OpRegion, OpRegionSpace, Or, Package, Path, ResourceTemplate, Return, Scope, Store, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 
@@ -71,14 +70,7 @@ pub(crate) fn build(config: &AcpiConfig) -> Vec<u8> {
         parts.push(hpet(base));
     }
     parts.push(motherboard(config));
-    let mut top = Vec::new();
-    match &config.power {
-        PowerModel::Fixed(pm) => top.push(sleep_state(pm.s5_sleep_type)),
-        PowerModel::Reduced(reduced) => {
-            parts.extend(power_button(reduced));
-            top.push(sleep_state(reduced.s5_sleep_type));
-        }
-    }
+    let mut top = vec![sleep_state(config.power.s5_sleep_type)];
     if config.pci.is_some() {
         // The operating system tells whether it uses the I/O APIC.
         top.push(name("PICF", &ZERO));
@@ -123,19 +115,11 @@ fn hpet(base: u64) -> Raw {
 
 /// Ports and memory that belong to the board itself, so that nothing is placed there.
 fn motherboard(config: &AcpiConfig) -> Raw {
-    let mut taken = Vec::new();
-    if let PowerModel::Fixed(FixedHardware { base, size, .. }) = &config.power {
-        taken.push(io(*base, *size as u8));
-        taken.push(io(0xb2, 2));
-    }
-    if let PowerModel::Reduced(reduced) = &config.power {
-        taken.push(io(reduced.sleep_port, 2));
-    }
+    let mut taken = vec![io(config.power.base, config.power.size as u8), io(0xb2, 2)];
     taken.push(io(0x4d0, 2));
     if let Some(pci) = &config.pci {
         taken.push(Memory32Fixed::new(true, pci.ecam as u32, pci.ecam_size as u32).to_raw());
     }
-    taken.push(Memory32Fixed::new(true, config.io_apic, 0x1000).to_raw());
     taken.push(Memory32Fixed::new(true, config.local_apic, 0x10_0000).to_raw());
     device("MBRD", &[name("_HID", &eisa_id("PNP0C02")), name("_UID", &ZERO), resources("_CRS", &taken)])
 }
@@ -160,17 +144,6 @@ fn legacy_devices(config: &AcpiConfig) -> Vec<Raw> {
         devices.push(device("RTC_", &parts));
     }
     devices
-}
-
-/// Power button of a board without fixed hardware: a generic event device that notifies it (5.6.9).
-fn power_button(reduced: &ReducedHardware) -> Vec<Raw> {
-    let button = device("PWRB", &[name("_HID", &eisa_id("PNP0C0C")), name("_UID", &ZERO)]);
-    let event = Interrupt::new(true, true, false, false, reduced.power_button).to_raw();
-    let pressed = Notify::new(&path("PWRB"), &0x80u8).to_raw();
-    let handle = If::new(&Equal::new(&Arg(0), &reduced.power_button), refs(&[pressed])).to_raw();
-    let method = Method::new("_EVT".into(), 1, true, refs(&[handle])).to_raw();
-    let parts = [name("_HID", &"ACPI0013"), name("_UID", &ZERO), resources("_CRS", &[event]), method];
-    vec![button, device("GED_", &parts)]
 }
 
 /// The PCI root bridge with its windows, interrupt routing and the LPC bridge below it.

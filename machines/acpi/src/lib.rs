@@ -25,26 +25,6 @@ pub struct FixedHardware {
     pub s5_sleep_type: u8,
 }
 
-/// Sleep control of a board without fixed hardware (ACPI specification, 4.8.3.7), and its power button.
-#[derive(Clone, Copy, Debug)]
-pub struct ReducedHardware {
-    /// Port of the sleep control register; the sleep status register is the next one.
-    pub sleep_port: u16,
-    /// SLP_TYP of S5.
-    pub s5_sleep_type: u8,
-    /// Interrupt (GSI, edge) of the power button.
-    pub power_button: u32,
-}
-
-/// Power management of the board.
-#[derive(Clone, Copy, Debug)]
-pub enum PowerModel {
-    /// Full ACPI hardware.
-    Fixed(FixedHardware),
-    /// Hardware-reduced ACPI.
-    Reduced(ReducedHardware),
-}
-
 /// The PCI host bridge.
 #[derive(Clone, Debug)]
 pub struct PciHost {
@@ -82,7 +62,7 @@ pub struct AcpiConfig {
     /// PCI host bridge.
     pub pci: Option<PciHost>,
     /// Power management.
-    pub power: PowerModel,
+    pub power: FixedHardware,
     /// Reset register: port and value.
     pub reset: (u16, u8),
     /// CMOS index of the century, if there is an RTC.

@@ -2,7 +2,7 @@
 
 use crate::dsdt;
 use crate::table::{HEADER_SIZE, Table, checksum};
-use crate::{AcpiConfig, AcpiTables, PowerModel};
+use crate::{AcpiConfig, AcpiTables};
 
 /// Bytes of an RSDP of revision 2.
 const RSDP_SIZE: usize = 36;
@@ -74,51 +74,33 @@ mod boot_arch {
 mod fadt_flags {
     pub const WBINVD: u32 = 1 << 0;
     pub const PROC_C1: u32 = 1 << 2;
-    pub const NO_FIXED_POWER_BUTTON: u32 = 1 << 4;
     pub const NO_FIXED_SLEEP_BUTTON: u32 = 1 << 5;
     pub const NO_FIXED_RTC: u32 = 1 << 6;
     pub const RESET_REGISTER: u32 = 1 << 10;
-    pub const HARDWARE_REDUCED: u32 = 1 << 20;
-}
-
-/// Ports of the PM registers: event, control, timer, GPE0 block.
-fn pm_ports(config: &AcpiConfig) -> [u16; 4] {
-    match &config.power {
-        PowerModel::Fixed(pm) => [pm.base, pm.base + 4, pm.base + 8, pm.base + 0x20],
-        PowerModel::Reduced(_) => [0; 4],
-    }
 }
 
 /// FADT (ACPI specification, 5.2.9), revision 6.5.
 fn fadt(config: &AcpiConfig, dsdt: u64) -> Vec<u8> {
     use {boot_arch as arch, fadt_flags as flag};
-    let [event, control, timer, gpe] = pm_ports(config);
-    let fixed = event != 0;
-    let (sci, smi) = match &config.power {
-        PowerModel::Fixed(pm) => (pm.sci, pm.smi_command),
-        PowerModel::Reduced(_) => (0, (0, 0, 0)),
-    };
-    let (sleep_control, sleep_status) = match &config.power {
-        PowerModel::Fixed(_) => (0, 0),
-        PowerModel::Reduced(reduced) => (reduced.sleep_port, reduced.sleep_port + 1),
-    };
+    let pm = &config.power;
+    // Event, control, timer and GPE0 registers of the ICH9's block.
+    let [event, control, timer, gpe] = [pm.base, pm.base + 4, pm.base + 8, pm.base + 0x20];
+    let smi = pm.smi_command;
     let mut boot = arch::NO_VGA;
     boot |= if config.has_8259 { arch::LEGACY_DEVICES } else { 0 };
     boot |= if config.rtc_century.is_none() { arch::NO_CMOS_RTC } else { 0 };
-    let mut flags = flag::WBINVD
+    let flags = flag::WBINVD
         | flag::PROC_C1
         | flag::NO_FIXED_SLEEP_BUTTON
         | flag::NO_FIXED_RTC
         | flag::RESET_REGISTER;
-    flags |= if fixed { 0 } else { flag::NO_FIXED_POWER_BUTTON | flag::HARDWARE_REDUCED };
-    let len = |bytes: u8| if fixed { bytes } else { 0 };
 
     let mut t = Table::new(b"FACP", 6);
     t.u32(u32::try_from(config.facs).unwrap_or(0)).u32(u32::try_from(dsdt).unwrap_or(0));
     t.u8(0).u8(0); // reserved; unspecified profile
-    t.u16(sci.into()).u32(smi.0.into()).u8(smi.1).u8(smi.2).u8(0).u8(0);
+    t.u16(pm.sci.into()).u32(smi.0.into()).u8(smi.1).u8(smi.2).u8(0).u8(0);
     t.u32(event.into()).u32(0).u32(control.into()).u32(0).u32(0).u32(timer.into()).u32(gpe.into()).u32(0);
-    t.u8(len(4)).u8(len(2)).u8(0).u8(len(4)).u8(len(16)).u8(0).u8(0).u8(0);
+    t.u8(4).u8(2).u8(0).u8(4).u8(16).u8(0).u8(0).u8(0);
     t.u16(0x0fff).u16(0x0fff); // C2 and C3 latencies: not supported
     t.u16(0).u16(0).u8(0).u8(0).u8(0).u8(0).u8(config.rtc_century.unwrap_or(0));
     t.u16(boot).u8(0).u32(flags);
@@ -126,7 +108,7 @@ fn fadt(config: &AcpiConfig, dsdt: u64) -> Vec<u8> {
     // With the 32-bit fields above in use, the 64-bit FACS address is zero (5.2.9, X_FIRMWARE_CTRL).
     t.u64(0).u64(dsdt);
     t.port(event, 32).port(0, 0).port(control, 16).port(0, 0).port(0, 0).port(timer, 32);
-    t.port(gpe, 128).port(0, 0).port(sleep_control, 8).port(sleep_status, 8).u64(0);
+    t.port(gpe, 128).port(0, 0).port(0, 0).port(0, 0).u64(0);
     debug_assert_eq!(t.len(), FADT_SIZE);
     t.finish()
 }
@@ -147,10 +129,9 @@ fn madt(config: &AcpiConfig) -> Vec<u8> {
     if config.irq0_is_gsi2 {
         t.u8(2).u8(10).u8(0).u8(0).u32(2).u16(0);
     }
-    if let PowerModel::Fixed(pm) = &config.power {
-        // Active high, level-triggered.
-        t.u8(2).u8(10).u8(0).u8(pm.sci).u32(pm.sci.into()).u16(0x000d);
-    }
+    // The SCI: active high, level-triggered.
+    let sci = config.power.sci;
+    t.u8(2).u8(10).u8(0).u8(sci).u32(sci.into()).u16(0x000d);
     // Local APIC NMI: all processors, LINT1.
     t.u8(4).u8(6).u8(0xff).u16(0).u8(1);
     t.finish()

@@ -18,13 +18,7 @@ fn q35(cpus: u32) -> AcpiConfig {
             first_gsi: 16,
             isa_irqs: 0x0c20,
         }),
-        power: PowerModel::Fixed(FixedHardware {
-            base: 0x600,
-            size: 128,
-            sci: 9,
-            smi_command: (0xb2, 2, 3),
-            s5_sleep_type: 0,
-        }),
+        power: FixedHardware { base: 0x600, size: 128, sci: 9, smi_command: (0xb2, 2, 3), s5_sleep_type: 0 },
         reset: (0xcf9, 6),
         rtc_century: Some(0x32),
         serials: vec![(0x3f8, 4)],
@@ -33,13 +27,7 @@ fn q35(cpus: u32) -> AcpiConfig {
 }
 
 fn microvm() -> AcpiConfig {
-    AcpiConfig {
-        pci: None,
-        hpet: None,
-        power: PowerModel::Reduced(ReducedHardware { sleep_port: 0x600, s5_sleep_type: 5, power_button: 10 }),
-        facs: 0,
-        ..q35(2)
-    }
+    AcpiConfig { pci: None, hpet: None, ..q35(2) }
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {

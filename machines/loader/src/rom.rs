@@ -3,8 +3,8 @@
 //! At reset the processor runs in real mode at FFFFFFF0h (SDM vol. 3, 10.1.4). The code lies in the last 4 KiB
 //! below 4 GiB, which the board also shows in the last 4 KiB below 1 MiB.
 //!
-//! It does what firmware must have done and no more: program the local APIC's LINT0 as ExtINT and LINT1 as NMI,
-//! load a flat GDT with the selectors of the Linux boot protocol (10h code, 18h data), and enter.
+//! It does what firmware must have done and no more: initialize the 8259 pair with all inputs masked, program the
+//! local APIC's LINT0 as ExtINT and LINT1 as NMI, load a flat GDT with the selectors of the Linux boot protocol (10h code, 18h data), and enter.
 
 use crate::Entry;
 use crate::low_memory::PAGE_TABLES;
@@ -45,6 +45,11 @@ impl Code {
 
     fn imm32(&mut self, opcode: &[u8], value: u32) -> &mut Self {
         self.put(opcode).put(&value.to_le_bytes())
+    }
+
+    /// mov al, value; out port, al.
+    fn out(&mut self, port: u8, value: u8) -> &mut Self {
+        self.put(&[0xb0, value, 0xe6, port])
     }
 
     /// mov dword [address], value, in 32-bit code.
@@ -97,6 +102,10 @@ fn protected_mode(entry: &Entry) -> Vec<u8> {
         .store(0xfee0_00f0, 0x0000_01ff) // SVR: enabled, spurious vector FFh
         .store(0xfee0_0350, 0x0000_0700) // LINT0: ExtINT
         .store(0xfee0_0360, 0x0000_0400); // LINT1: NMI
+    // 8259: ICW1 (ICW4 follows), vectors 08h and 70h, cascade on input 2, 8086 mode, all masked.
+    for (port, base, cascade) in [(0x20, 0x08, 4), (0xa0, 0x70, 2)] {
+        code.out(port, 0x11).out(port + 1, base).out(port + 1, cascade).out(port + 1, 1).out(port + 1, 0xff);
+    }
     let clear = [0x31, 0xdb, 0x31, 0xed, 0x31, 0xff, 0x31, 0xd2]; // xor ebx, ebp, edi, edx with themselves
     code.put(&clear);
     match *entry {

@@ -7,7 +7,7 @@ use crate::firmware;
 use crate::memory_map::{self as map, RamSplit};
 use crate::ports::{IrqInputs, OpenBus};
 use rhea_chipset::{
-    DebugConsole, DebugExit, FastReset, KeyboardReset, PowerManagement, ResetControl, SleepControl,
+    DebugConsole, DebugExit, FastReset, FpuError, KeyboardReset, PowerManagement, ResetControl,
 };
 use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
 use rhea_interrupt::{ApicBus, ExtIntSource, IoApic, LocalApic, LocalApicConfig, PicPair};
@@ -25,9 +25,8 @@ pub(crate) const SERIAL_PORTS: [(u64, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3
 pub(crate) const PM_BASE: u64 = 0x600;
 /// ISA IRQ of the SCI.
 pub(crate) const SCI_IRQ: usize = 9;
-/// microvm: port of the sleep control register, and I/O APIC input of the power button.
-pub(crate) const SLEEP_PORT: u64 = 0x600;
-pub(crate) const POWER_BUTTON_GSI: usize = 10;
+/// ISA IRQ of x87 errors.
+const FPU_IRQ: usize = 13;
 /// I/O APIC input of PIRQ A.
 pub(crate) const FIRST_PIRQ_GSI: usize = 16;
 
@@ -77,7 +76,8 @@ pub struct PcMachine {
     pub ram: Arc<RamBlock>,
     /// The PCI bus, where the board has one.
     pub pci: Option<Arc<PciBus>>,
-    button: Option<PowerButton>,
+    pm: Arc<PowerManagement>,
+    fpu_error: Arc<FpuError>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
     blobs: Vec<Blob>,
@@ -105,14 +105,12 @@ impl PcMachine {
 
     /// Presses the power button. True if the guest listens to it.
     pub fn power_button(&self) -> bool {
-        match &self.button {
-            Some(PowerButton::Fixed(pm)) => pm.power_button(),
-            Some(PowerButton::Interrupt(sleep)) => {
-                sleep.power_button();
-                true
-            }
-            None => false,
-        }
+        self.pm.power_button()
+    }
+
+    /// A processor asserts FERR# (an x87 error with CR0.NE = 0): IRQ 13.
+    pub fn assert_ferr(&self) {
+        self.fpu_error.assert_ferr();
     }
 
     /// Raises an NMI at every processor.
@@ -124,12 +122,6 @@ impl PcMachine {
     pub fn saved_units(&self) -> &[SavedUnit] {
         &self.saved
     }
-}
-
-/// Who the power button is connected to.
-enum PowerButton {
-    Fixed(Arc<PowerManagement>),
-    Interrupt(Arc<SleepControl>),
 }
 
 /// Builds the machine that `config` describes, with what it boots already in memory.
@@ -151,9 +143,9 @@ pub fn build(config: &PcConfig, clock: Arc<VirtualClock>) -> Result<PcMachine, B
     let interrupts = board.add_interrupt_controllers();
     board.add_timers(&interrupts);
     board.add_serial_ports(&interrupts);
-    board.add_chipset(&interrupts);
+    let chipset = board.add_chipset(&interrupts);
     board.add_debug_ports()?;
-    board.finish(media, interrupts)
+    board.finish(media, interrupts, chipset)
 }
 
 /// A board being wired.
@@ -166,7 +158,6 @@ struct Board<'a> {
     ram: Arc<RamBlock>,
     power: Arc<PowerControl>,
     pci: Option<Arc<PciBus>>,
-    button: Option<PowerButton>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
 }
@@ -176,6 +167,12 @@ struct Interrupts {
     bus: Arc<ApicBus>,
     apics: Vec<Arc<LocalApic>>,
     inputs: IrqInputs,
+}
+
+/// What the machine keeps of the chipset.
+struct Chipset {
+    pm: Arc<PowerManagement>,
+    fpu_error: Arc<FpuError>,
 }
 
 impl<'a> Board<'a> {
@@ -206,19 +203,7 @@ impl<'a> Board<'a> {
         system.add_with_priority(map::MIB - low, &low_rom, 1);
         let power = Arc::new(PowerControl::new());
         let (resets, saved) = (Vec::new(), Vec::new());
-        Ok(Self {
-            config,
-            clock,
-            topology,
-            system,
-            ports,
-            ram,
-            power,
-            pci: None,
-            button: None,
-            resets,
-            saved,
-        })
+        Ok(Self { config, clock, topology, system, ports, ram, power, pci: None, resets, saved })
     }
 
     /// Registers a device for reset and saved state.
@@ -303,7 +288,8 @@ impl<'a> Board<'a> {
         }
     }
 
-    fn add_chipset(&mut self, interrupts: &Interrupts) {
+    fn add_chipset(&mut self, interrupts: &Interrupts) -> Chipset {
+        let inputs = &interrupts.inputs;
         let cf9 = ResetControl::new(self.power.clone());
         let reset_control = Region::mmio(&self.topology, "reset-control", 1, cf9.clone());
         self.ports.add_with_priority(0xcf9, &reset_control, 1);
@@ -312,28 +298,24 @@ impl<'a> Board<'a> {
         self.map_ports("port92", 0x92, 1, fast.clone());
         self.resets.push(fast);
         self.map_ports("keyboard-reset", 0x64, 1, KeyboardReset::new(self.power.clone()));
-        match self.config.kind {
-            PcKind::Q35 => self.add_q35(interrupts),
-            PcKind::Microvm => {
-                let button = interrupts.inputs.gsi(POWER_BUTTON_GSI);
-                let sleep = SleepControl::new(self.power.clone(), button);
-                self.map_ports("acpi-sleep", SLEEP_PORT, 2, sleep.clone());
-                self.register("sleep", &sleep);
-                self.button = Some(PowerButton::Interrupt(sleep));
-            }
-        }
-    }
-
-    /// Power management, PCI host and LPC bridge. What firmware would place is placed when there is none.
-    fn add_q35(&mut self, interrupts: &Interrupts) {
-        let inputs = &interrupts.inputs;
-        let placed = self.config.kernel.is_some();
+        let fpu_error = FpuError::new(inputs.isa(FPU_IRQ));
+        self.map_ports("fpu-error", 0xf0, 1, fpu_error.clone());
+        self.register("fpu-error", &fpu_error);
         let pm = PowerManagement::new(&self.clock, inputs.isa(SCI_IRQ), self.power.clone(), None);
         self.map_ports("apm", 0xb2, 2, pm.apm_ports());
         self.register("pm", &pm);
-        self.button = Some(PowerButton::Fixed(pm.clone()));
-        let pm = Region::mmio(&self.topology, "acpi-pm", rhea_chipset::pm::PM_IO_SIZE, pm);
+        let block = Region::mmio(&self.topology, "acpi-pm", rhea_chipset::pm::PM_IO_SIZE, pm.clone());
+        match self.config.kind {
+            PcKind::Q35 => self.add_q35(interrupts, block),
+            PcKind::Microvm => self.ports.add(PM_BASE, &block),
+        }
+        Chipset { pm, fpu_error }
+    }
 
+    /// PCI host and LPC bridge. What firmware would place is placed when there is none.
+    fn add_q35(&mut self, interrupts: &Interrupts, pm: Arc<Region>) {
+        let inputs = &interrupts.inputs;
+        let placed = self.config.kernel.is_some();
         let gsi = std::array::from_fn(|pirq| inputs.gsi(FIRST_PIRQ_GSI + pirq));
         let isa = (0..16).map(|irq| inputs.isa(irq)).collect();
         let pirq = PirqRouter::new(gsi, isa);
@@ -377,7 +359,12 @@ impl<'a> Board<'a> {
     }
 
     /// Makes each processor's address space and the machine.
-    fn finish(self, media: BootMedia, interrupts: Interrupts) -> Result<PcMachine, BuildError> {
+    fn finish(
+        self,
+        media: BootMedia,
+        interrupts: Interrupts,
+        chipset: Chipset,
+    ) -> Result<PcMachine, BuildError> {
         let memory = AddressSpace::new("system", self.system.clone());
         let io = AddressSpace::new("io", self.ports.clone());
         let cpus = interrupts
@@ -402,7 +389,8 @@ impl<'a> Board<'a> {
             boot_format: media.format,
             ram: self.ram,
             pci: self.pci,
-            button: self.button,
+            pm: chipset.pm,
+            fpu_error: chipset.fpu_error,
             resets: self.resets,
             saved: self.saved,
             blobs,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub enum PcKind {
     /// Intel Q35 chipset with ICH9.
     Q35,
-    /// Minimal board without PCI and without fixed ACPI hardware.
+    /// Minimal board: no PCI, no HPET.
     Microvm,
 }
 

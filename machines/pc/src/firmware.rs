@@ -1,11 +1,11 @@
 //! The ACPI tables of the boards, for a kernel that is booted without firmware.
 
-use crate::board::{FIRST_PIRQ_GSI, PM_BASE, POWER_BUTTON_GSI, SCI_IRQ, SERIAL_PORTS, SLEEP_PORT};
+use crate::board::{FIRST_PIRQ_GSI, PM_BASE, SCI_IRQ, SERIAL_PORTS};
 use crate::boot::FirmwareTables;
 use crate::config::{PcConfig, PcKind};
 use crate::memory_map::{self as map, RamSplit};
-use rhea_acpi::{AcpiConfig, FixedHardware, PciHost, PowerModel, ReducedHardware};
-use rhea_chipset::{pm, sleep};
+use rhea_acpi::{AcpiConfig, FixedHardware, PciHost};
+use rhea_chipset::pm;
 use rhea_loader::Blob;
 use rhea_pci::pirq;
 use rhea_timer::{hpet, rtc};
@@ -16,22 +16,14 @@ const PCI_MEMORY64_MOST: u64 = 64 * map::GIB;
 /// Tables for `config`, to stand at `address`.
 pub fn tables(config: &PcConfig, split: RamSplit, address: u64) -> FirmwareTables {
     let q35 = config.kind == PcKind::Q35;
-    let power = if q35 {
-        PowerModel::Fixed(FixedHardware {
-            base: PM_BASE as u16,
-            size: pm::PM_IO_SIZE as u16,
-            sci: SCI_IRQ as u8,
-            smi_command: (0xb2, pm::ACPI_ENABLE, pm::ACPI_DISABLE),
-            s5_sleep_type: pm::S5_SLEEP_TYPE,
-        })
-    } else {
-        PowerModel::Reduced(ReducedHardware {
-            sleep_port: SLEEP_PORT as u16,
-            s5_sleep_type: sleep::S5_SLEEP_TYPE,
-            power_button: POWER_BUTTON_GSI as u32,
-        })
+    let power = FixedHardware {
+        base: PM_BASE as u16,
+        size: pm::PM_IO_SIZE as u16,
+        sci: SCI_IRQ as u8,
+        smi_command: (0xb2, pm::ACPI_ENABLE, pm::ACPI_DISABLE),
+        s5_sleep_type: pm::S5_SLEEP_TYPE,
     };
-    let facs = if q35 && split.low > map::MIB + map::ACPI_NVS_SIZE { split.usable_low() } else { 0 };
+    let facs = if split.low > map::MIB + map::ACPI_NVS_SIZE { split.usable_low() } else { 0 };
     let topology = config.topology;
     let acpi = AcpiConfig {
         apic_ids: (0..topology.cpus).map(|index| topology.apic_id(index)).collect(),

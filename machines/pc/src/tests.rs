@@ -199,7 +199,7 @@ fn power_off_reset_and_debug_exit_are_requested() {
     m.io.write(0xb2, 1, 2);
     assert!(m.power_button());
     let m = kernel_machine(PcKind::Microvm, 1);
-    m.io.write(0x600, 1, 0x20 | 5 << 2);
+    m.io.write(0x604, 2, 0x2000);
     assert_eq!(m.power.take(), Some(PowerRequest::Shutdown));
 }
 
