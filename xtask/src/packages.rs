@@ -1,5 +1,6 @@
 //! Debian packages that tests and bench need on this system.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -45,4 +46,28 @@ fn as_root(program: &str) -> anyhow::Result<Command> {
     };
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     Ok(command)
+}
+
+/// Installs the newest QEMU that Debian has for this release, from its backports if need be. The system's own package
+/// sources stay as they are.
+pub fn install_peer() -> anyhow::Result<()> {
+    if Path::new("/usr/bin/qemu-system-x86_64").exists() {
+        return Ok(());
+    }
+    let release = fs::read_to_string("/etc/os-release").context("cannot tell this system's release")?;
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .context("this system's release has no name")?
+        .to_owned();
+    let settings = debian::sources_with_backports(&codename)?;
+    let apt = || -> anyhow::Result<Command> {
+        let mut command = as_root("apt-get")?;
+        command.args(settings.iter().flat_map(|s| ["-o", s]));
+        Ok(command)
+    };
+    run(apt()?.args(["-q", "update"]))?;
+    let suite = format!("{codename}-backports");
+    let install = ["install", "-y", "-q", "--no-install-recommends", "-t", &suite, "qemu-system-x86"];
+    run(apt()?.args(install)).context("cannot install qemu-system-x86")
 }

@@ -152,6 +152,22 @@ fn mirror() -> anyhow::Result<String> {
         .context("no Debian mirror among the system's package sources")
 }
 
+/// Settings for an apt that knows a release with its updates and backports, and keeps its lists apart from the system's.
+pub fn sources_with_backports(codename: &str) -> anyhow::Result<Vec<String>> {
+    let root = crate::target_dir().join("debian").join(format!("{codename}-backports"));
+    fs::create_dir_all(root.join("lists/partial"))?;
+    let mirror = mirror()?;
+    let suites = ["", "-updates", "-backports"].map(|s| format!("deb {mirror} {codename}{s} main\n"));
+    fs::write(root.join("sources.list"), suites.concat())?;
+    let root = root.display();
+    Ok(vec![
+        format!("Dir::Etc::sourcelist={root}/sources.list"),
+        "Dir::Etc::sourceparts=-".into(),
+        format!("Dir::State::lists={root}/lists"),
+        "APT::Get::List-Cleanup=0".into(),
+    ])
+}
+
 /// Runs a command to its end and returns its output; the error carries what it said.
 pub fn run(command: &mut Command) -> anyhow::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();

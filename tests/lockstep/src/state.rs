@@ -97,18 +97,21 @@ const NAMES: [&str; 16] = [
 ];
 
 impl State {
-    /// The registers in a few lines.
-    pub fn describe(&self) -> String {
+    /// The registers in a few lines: the general ones, and vector and x87 registers as asked.
+    pub fn describe(&self, vectors: &[usize], x87: bool) -> String {
         let mut s = String::new();
         for (i, v) in self.gpr.iter().enumerate() {
             let _ = write!(s, "{:>4}={v:016x}{}", NAMES[i], if i % 4 == 3 { "\n" } else { " " });
         }
         let _ = writeln!(s, " rip={:x} rflags={:x} mxcsr={:x}", self.rip, self.rflags & FLAGS, self.mxcsr);
-        for (i, v) in self.vec.iter().enumerate() {
-            let _ = write!(s, " ymm{i:<2}={:016x}_{:016x}_{:016x}_{:016x}", v[3], v[2], v[1], v[0]);
-            s.push_str(if i % 2 == 1 { "\n" } else { " " });
+        for &i in vectors {
+            let v = &self.vec[i];
+            let _ = writeln!(s, " ymm{i:<2}={:016x}_{:016x}_{:016x}_{:016x}", v[3], v[2], v[1], v[0]);
         }
         let x = &self.x87;
+        if !x87 {
+            return s;
+        }
         let _ = writeln!(s, " cw={:04x} sw={:04x} in_use={:02x}", x.control, x.status, x.in_use);
         for (i, (m, e)) in x.st.iter().enumerate() {
             let _ = write!(s, " st{i}={e:04x}_{m:016x}{}", if i % 4 == 3 { "\n" } else { " " });

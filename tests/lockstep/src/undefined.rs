@@ -97,9 +97,43 @@ fn x87_defined(insn: &Instruction) -> u16 {
     }
 }
 
+/// Whether a page in the kernel's half of the address space is present is the host kernel's affair.
+fn mask_kernel_half(left: &Ended, right: &mut Ended) {
+    if left.trap.vector == 14 && left.trap.address >> 47 != 0 && right.trap.vector == 14 {
+        right.trap.error_code = right.trap.error_code & !1 | left.trap.error_code & 1;
+    }
+}
+
+/// Whether processors of different makers do different things in the case of `insn` that ended as `left`.
+pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool {
+    use Mnemonic as M;
+    match insn.mnemonic() {
+        // Whether unaligned memory operands are faults.
+        M::Sha1msg1 | M::Sha1msg2 | M::Sha1nexte | M::Sha1rnds4 | M::Sha256msg1 | M::Sha256msg2 | M::Sha256rnds2 => {
+            insn.memory_size() != iced_x86::MemorySize::Unknown
+        }
+        // Whether bytes that are masked out can fault.
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => matches!(left.trap.vector, 14 | 17),
+        // MXCSR.MM (misaligned SSE mode), bit 17.
+        M::Ldmxcsr | M::Vldmxcsr => left.state.mxcsr & 1 << 17 != 0,
+        // The 16-bit form reads 16 or 32 bits.
+        M::Movsxd => width(insn) == 16 && left.trap.vector != 6,
+        // Some of the accesses of these are not subject to alignment checks.
+        M::Enter => start.rflags & crate::state::AC != 0,
+        _ => false,
+    }
+}
+
 /// Makes the parts of `right` that the manual leaves undefined after `insn` (started from `start`) those of `left`.
 pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) {
     use Mnemonic as M;
+    mask_kernel_half(left, right);
+    if matches!(insn.mnemonic(), Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq)
+        && left.trap.vector == 14
+    {
+        // Which of the two operands is read first is the processor's choice.
+        right.trap.address = left.trap.address;
+    }
     let ended_after = left.trap.vector == 6 || left.state.rip != start.rip;
     if !ended_after {
         return;
@@ -116,6 +150,15 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
         M::Shld | M::Shrd if count(insn, start) > width(insn) => {
             take_destination(insn, left, right);
         }
+        // When the comparison fails, a 32-bit register destination is written with itself (and so loses its upper
+        // half) on some processors, and not written on others.
+        M::Cmpxchg if width(insn) == 32 && insn.op0_kind() == OpKind::Register => {
+            let n = insn.op0_register().full_register().number();
+            let (l, r) = (left.state.gpr[n], right.state.gpr[n]);
+            if l as u32 == r as u32 && left.state.rflags & 0x40 == 0 {
+                right.state.gpr[n] = l;
+            }
+        }
         M::Bsf | M::Bsr => take_zero_source(insn, left, right),
         M::Bswap if width(insn) == 16 => take_destination(insn, left, right),
         _ if is_approximate(insn) => take_approximation(left, right),
@@ -125,6 +168,7 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
 
 /// As [`mask`] for a case of several instructions.
 pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
+    mask_kernel_half(left, right);
     let mut open = 0;
     let mut x87_open = 0;
     for insn in &case.instructions {

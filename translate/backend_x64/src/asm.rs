@@ -649,6 +649,30 @@ impl Asm {
         self.byte(imm);
     }
 
+    /// A VEX-encoded instruction that reads memory at RIP + rel32, to be patched; returns the displacement's offset.
+    pub fn vex_rip(&mut self, o: VOpcode, l: bool, reg: u8) -> usize {
+        self.byte(0xc4);
+        self.byte((reg >> 3 & 1 ^ 1) << 7 | 0x60 | o.map as u8);
+        self.byte(u8::from(o.w) << 7 | 0x78 | u8::from(l) << 2 | o.pp as u8);
+        self.byte(o.op);
+        self.byte(0x05 | (reg & 7) << 3);
+        self.dword(0);
+        self.here() - 4
+    }
+
+    /// A legacy instruction of map 0F without prefix that reads memory at RIP + rel32, to be patched; returns the
+    /// displacement's offset.
+    pub fn sse_rip(&mut self, o: VOpcode, reg: u8) -> usize {
+        if reg >= 8 {
+            self.byte(0x44);
+        }
+        self.byte(0x0f);
+        self.byte(o.op);
+        self.byte(0x05 | (reg & 7) << 3);
+        self.dword(0);
+        self.here() - 4
+    }
+
     /// A legacy-encoded SSE instruction: reg, rm.
     pub fn sse(&mut self, o: VOpcode, reg: u8, rm: impl Into<Rm>) {
         match o.pp {

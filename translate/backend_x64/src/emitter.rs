@@ -119,6 +119,7 @@ pub(crate) struct Buffers {
     pub sites: Vec<PatchSite>,
     pub overwritten: Overwritten,
     pub free_spills: [Vec<u32>; 3],
+    pub constants: Vec<(usize, u64)>,
 }
 
 /// One compilation.
@@ -143,6 +144,8 @@ pub(crate) struct Emitter<'a> {
     pub overwritten: Overwritten,
     pub free_spills: [Vec<u32>; 3],
     pub spill_top: u32,
+    /// Vector constants to be placed after the code: where the displacement is, and the value.
+    pub constants: Vec<(usize, u64)>,
     /// The spill area overflowed: the unit cannot be compiled.
     pub spill_overflow: bool,
     /// Allocatable registers: bits 0..16 general, 16..32 vector.
@@ -191,6 +194,7 @@ impl<'a> Emitter<'a> {
             overwritten: b.overwritten,
             free_spills: b.free_spills,
             spill_top: 0,
+            constants: b.constants,
             spill_overflow: false,
             temps: TEMPORARIES | VECTORS,
             free: 0,
@@ -210,6 +214,7 @@ impl<'a> Emitter<'a> {
         e.snapshots.clear();
         e.cold.clear();
         e.sites.clear();
+        e.constants.clear();
         e.free_spills.iter_mut().for_each(Vec::clear);
         for (p, &r) in PINNED.iter().enumerate() {
             if p < layout.hot.len() {
@@ -234,6 +239,7 @@ impl<'a> Emitter<'a> {
             sites: self.sites,
             overwritten: self.overwritten,
             free_spills: self.free_spills,
+            constants: self.constants,
         }
     }
 
@@ -255,6 +261,7 @@ impl<'a> Emitter<'a> {
             self.emit(&inst)?;
         }
         self.emit_cold();
+        self.emit_constants();
         if self.spill_overflow { Err(self.unsupported(&self.unit.insts[self.at])) } else { Ok(()) }
     }
 

@@ -17,6 +17,7 @@ pub mod asm;
 mod cold;
 mod emit_call;
 mod emit_exit;
+mod emit_float;
 mod emit_int;
 mod emit_mem;
 mod emit_slot;

@@ -473,7 +473,7 @@ impl Engine {
         self.translate(cx, pc, mode, max_insns)?;
         let offset = (self.guest.fetch_address(pc, mode) % PAGE) as usize;
         let host = if page.host == 0 { 0 } else { page.host + offset };
-        Ok(Arc::new(Interpreted::new(cx.builder.unit.clone(), host, 0)))
+        Ok(Arc::new(Interpreted::new(cx.builder.unit.clone(), host, 0, false)))
     }
 
     fn find(&self, cx: &mut VcpuContext, key: Key, vaddr: u64, index: u8) -> Result<Option<Found>, Leave> {
@@ -571,7 +571,8 @@ impl Engine {
         };
         if !compiled {
             cx.stats.unsupported += u64::from(self.config.tier == Tier::Baseline);
-            record.ir = Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2)));
+            record.ir =
+                Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2, true)));
         }
         self.config.trace.unit(self, unit, key.mode, self.code_bytes_of(&record));
         cx.stats.units += 1;

@@ -290,7 +290,8 @@ impl VcpuContext {
     pub fn probe_write(&mut self, vaddr: u64, len: u32, index: u8) -> Result<(), Leave> {
         self.page(vaddr, Access::Write, index)?;
         if Self::crosses(vaddr, u64::from(len)) {
-            self.page(vaddr.wrapping_add(u64::from(len) - 1), Access::Write, index)?;
+            // A fault names the first byte of the second page.
+            self.page((vaddr | (PAGE - 1)).wrapping_add(1), Access::Write, index)?;
         }
         Ok(())
     }

@@ -37,6 +37,13 @@ enum Turn {
     Exclusive,
 }
 
+impl Turn {
+    /// One instruction that nothing may come before.
+    fn is_alone(&self) -> bool {
+        matches!(self, Turn::One | Turn::Exclusive)
+    }
+}
+
 impl VcpuContext {
     /// Runs until asked to stop. The calling thread is the vCPU's.
     pub fn run(&mut self) -> Stop {
@@ -52,10 +59,13 @@ impl VcpuContext {
             if self.env.counter().is_some() && self.env.allowance() <= 0 {
                 self.new_slice();
             }
-            if shared.memory.frame().poll.load(Ordering::Relaxed) != 0
-                && let Some(stop) = self.poll(&mut turn)
-            {
-                break stop;
+            if shared.memory.frame().poll.load(Ordering::Relaxed) != 0 {
+                if let Some(stop) = self.poll(&mut turn) {
+                    break stop;
+                }
+                if shared.memory.frame().poll.load(Ordering::Relaxed) != 0 && !turn.is_alone() {
+                    continue;
+                }
             }
             turn = self.step(&engine, turn);
         };
@@ -87,12 +97,11 @@ impl VcpuContext {
         if shared.pending() & request::PARK != 0 {
             self.park();
         }
-        match turn {
-            Turn::Normal | Turn::Link(_) | Turn::Few => {
-                *turn = self.events(std::mem::replace(turn, Turn::Normal));
-            }
+        if turn.is_alone() {
             // Events wait until that instruction is done.
-            Turn::One | Turn::Exclusive => shared.memory.frame().poll.store(1, Ordering::SeqCst),
+            shared.memory.frame().poll.store(1, Ordering::SeqCst);
+        } else {
+            *turn = self.events(std::mem::replace(turn, Turn::Normal));
         }
         None
     }
@@ -307,7 +316,7 @@ impl VcpuContext {
         self.stats.lookups += 1;
         let (found, page) = engine.find_or_translate(self, pc, mode)?;
         let Found::Interpret(unit) = found else { return Ok(Turn::Normal) };
-        if page.host != 0 {
+        if unit.valid.load(Ordering::Acquire) {
             // The jump cache entry is what TLB flushes drop; its code is never jumped to in this tier.
             self.remember(engine, (pc, mode), 1, &page, unit.page2 != 0, engine.drops());
             self.interpreted[index] = Some(Cached { key, unit: unit.clone() });

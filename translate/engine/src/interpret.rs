@@ -21,8 +21,9 @@ pub(crate) struct Interpreted {
 }
 
 impl Interpreted {
-    pub fn new(unit: Unit, host: usize, page2: usize) -> Self {
-        Interpreted { unit, valid: AtomicBool::new(true), host, page2 }
+    /// `kept` units may be used until they are cleared, others once.
+    pub fn new(unit: Unit, host: usize, page2: usize, kept: bool) -> Self {
+        Interpreted { unit, valid: AtomicBool::new(kept), host, page2 }
     }
 
     /// Whether the unit was made from some byte of `host..host + len`.

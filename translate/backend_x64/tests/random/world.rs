@@ -207,6 +207,8 @@ pub struct World {
     pub compiler: Compiler,
     thunks: ThunkAddresses,
     unit_at: usize,
+    /// MXCSR and x87 exception flags of the last run.
+    pub float_flags: (u8, u8),
 }
 
 extern "sysv64" fn memory_function(context: u64) -> u32 {
@@ -298,6 +300,7 @@ impl World {
             compiler: Compiler::new(layout, targets),
             thunks: thunks.addresses,
             unit_at: 4096,
+            float_flags: (0, 0),
         })
     }
 
@@ -434,14 +437,28 @@ impl World {
         Ok(code)
     }
 
-    /// Enters the compiled code; returns what the enter thunk returned.
+    /// Enters the compiled code; returns what the enter thunk returned. Sticky flags are in `float_flags` after.
     pub fn enter(&mut self) -> u64 {
         let code = self.code_base();
         let state = self.base() as u64;
         // SAFETY: the enter thunk has this signature.
         let enter: extern "sysv64" fn(u64, u64) -> u64 =
             unsafe { std::mem::transmute(self.thunks.enter as *const ()) };
-        enter(code, state)
+        let mut mxcsr = 0x1f80u32;
+        // SAFETY: loads a valid MXCSR with everything masked, and the power-on x87 environment.
+        unsafe { std::arch::asm!("ldmxcsr [{0}]", "fninit", in(reg) &mxcsr) };
+        let returned = enter(code, state);
+        let mut status = 0u16;
+        // SAFETY: stores MXCSR and the x87 status word; the default environments are put back.
+        unsafe {
+            std::arch::asm!("stmxcsr [{0}]", "fnstsw [{1}]", "fninit", in(reg) &mut mxcsr, in(reg) &mut status);
+        }
+        self.float_flags = (mxcsr as u8 & 0x3f, status as u8 & 0x3f);
+        mxcsr = 0x1f80;
+        // SAFETY: as above.
+        unsafe { std::arch::asm!("ldmxcsr [{0}]", in(reg) &mxcsr) };
+        assert_eq!(status >> 11 & 7, 0, "the x87 stack is empty");
+        returned
     }
 
     pub fn pc(&mut self) -> u64 {

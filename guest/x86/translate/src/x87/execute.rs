@@ -222,8 +222,13 @@ impl Machine<'_> {
 
     /// Records what the arithmetic raised; true if the result is to be delivered to a register.
     fn accept(&mut self) -> bool {
+        self.accept_unless(IE | DE | ZE)
+    }
+
+    /// As [`Machine::accept`] where only `stopping` of the exceptions of operands prevent the result.
+    fn accept_unless(&mut self, stopping: u32) -> bool {
         let raised = u32::from(self.env.flags.bits());
-        if raised & self.unmasked() & (IE | DE | ZE) != 0 {
+        if raised & self.unmasked() & stopping != 0 {
             self.st.x87_sw |= raised & (IE | DE | ZE);
             self.conditions(C1, 0);
             return false;
@@ -516,7 +521,8 @@ impl Machine<'_> {
             }
             return;
         }
-        if self.accept() {
+        // A denormal is loaded even if that exception is unmasked.
+        if self.accept_unless(IE | ZE) {
             self.push(v);
         }
     }
