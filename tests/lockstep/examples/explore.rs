@@ -17,6 +17,7 @@ fn main() {
     let tiers: Vec<Tier> = arg(5)
         .unwrap_or("i")
         .chars()
+        .filter(|c| matches!(c, 'i' | 'b'))
         .map(|c| if c == 'b' { Tier::Baseline } else { Tier::Interpreter })
         .collect();
     std::panic::set_hook(Box::new(|info| eprintln!("{info}")));

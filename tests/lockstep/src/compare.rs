@@ -53,10 +53,15 @@ impl Lockstep {
 
     /// Without the host: only Rhea's tiers against each other.
     pub fn without_host(tiers: &[Tier]) -> Self {
+        Self::of(tiers.iter().map(|&t| (t, Rhea::new(t))).collect())
+    }
+
+    /// Machines set up by the caller, without the host.
+    pub fn of(tiers: Vec<(Tier, Rhea)>) -> Self {
         Lockstep {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             host: None,
-            tiers: tiers.iter().map(|&t| (t, Rhea::new(t))).collect(),
+            tiers,
         }
     }
 
