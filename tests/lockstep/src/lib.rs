@@ -9,6 +9,7 @@
 //! - [`generate`]: instructions of every encoding, with operands that make sense.
 //! - [`undefined`]: what the manuals leave open.
 //! - [`gaps`]: defects that are known.
+//! - [`properties`]: what holds for any input: the bodies of the fuzz targets.
 //! - [`compare`]: all of it together.
 
 pub mod compare;
@@ -17,6 +18,7 @@ pub mod generate;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod host;
 pub mod place;
+pub mod properties;
 pub mod random;
 pub mod rhea;
 pub mod state;
