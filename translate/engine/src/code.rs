@@ -710,7 +710,6 @@ impl Engine {
                 // Another vCPU was faster.
                 return;
             }
-            cx.stats.evictions += 1;
             code.current = (code.current + 1) % SEGMENTS;
             let segment = &mut code.segments[code.current];
             code.cursor = segment.start;
@@ -718,6 +717,7 @@ impl Engine {
             if units.is_empty() {
                 return;
             }
+            cx.stats.evictions += 1;
             for (start, unit) in units {
                 if code.units[unit as usize].as_ref().is_some_and(|r| r.code.0 == start) {
                     self.drop_unit(code, unit);
