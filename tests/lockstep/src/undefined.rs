@@ -159,6 +159,10 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
                 right.state.gpr[n] = l;
             }
         }
+        // Which of the internal steps still set flags when one of them faults.
+        M::Dpps | M::Dppd | M::Vdpps | M::Vdppd if left.trap.vector == 19 => {
+            right.state.mxcsr = left.state.mxcsr;
+        }
         M::Bsf | M::Bsr => take_zero_source(insn, left, right),
         M::Bswap if width(insn) == 16 => take_destination(insn, left, right),
         _ if is_approximate(insn) => take_approximation(left, right),
