@@ -266,7 +266,7 @@ impl Engine {
             .iter()
             .map(|h| HelperTarget { info: h.info, address: h.function as usize as u64 })
             .collect();
-        let size = (bytes - THUNK_BYTES) / SEGMENTS & !63;
+        let size = ((bytes - THUNK_BYTES) / SEGMENTS) & !63;
         let segments = (0..SEGMENTS)
             .map(|i| {
                 let start = THUNK_BYTES + i * size;
@@ -606,7 +606,7 @@ impl Engine {
                 if code.units[unit as usize].as_ref().is_some_and(|r| r.serial == serial) {
                     self.drop_unit(code, unit);
                 }
-                if code.interpreted.len() % 1024 == 0 {
+                if code.interpreted.len().is_multiple_of(1024) {
                     Self::forget_empty_pages(code);
                 }
             }

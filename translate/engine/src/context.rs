@@ -9,7 +9,6 @@ use rhea_ir::{Builder, HelperInfo, MemFlags, Rmw};
 use rhea_memory::AddressSpace;
 use std::any::{Any, TypeId};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// Leave reason of the engine's own: a store hit the code of the running unit; execute this instruction alone.
 pub const REASON_RESTART: u32 = 0x7fff_fff0;
@@ -209,18 +208,7 @@ impl VcpuContext {
             return;
         }
         self.env.store_at(page, vaddr, size, value);
-        if page.is_writable_ram() {
-            self.after_store(page, vaddr, size as usize);
-        }
-    }
-
-    /// After a store to RAM that was not known to hold code: code may have been translated from it meanwhile.
-    fn after_store(&mut self, page: &PageRef, vaddr: u64, len: usize) {
-        // A translator sets the flag and then reads the bytes; we have stored and now read the flag.
-        fence(Ordering::SeqCst);
-        if page.has_code() {
-            self.engine.ram_changed(page.host + (vaddr % PAGE) as usize, len);
-        }
+        self.env.after_store(page, vaddr, size as usize);
     }
 
     /// Loads bytes, crossing at most one page boundary.
@@ -381,7 +369,7 @@ impl VcpuContext {
             return Ok(self.engine.write_code_page(host, size as usize, &mut self.stats, swap));
         }
         let old = swap();
-        self.after_store(&page, vaddr, size as usize);
+        self.env.after_store(&page, vaddr, size as usize);
         self.env.arm_write(&page, index);
         Ok(old)
     }
@@ -415,7 +403,7 @@ impl VcpuContext {
             && !page.has_code()
             && let Some(old) = crate::env::host_cas128(host, expected, new)
         {
-            self.after_store(&page, vaddr, 16);
+            self.env.after_store(&page, vaddr, 16);
             return Ok(old);
         }
         if !self.one_insn {
