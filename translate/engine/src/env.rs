@@ -135,7 +135,8 @@ impl Env {
         let Some(counter) = &self.counter else { return };
         let executed = self.executed();
         counter.set_executed(executed);
-        let allowance = counter.allowance();
+        // At least one, so that execution goes on even if something is always due.
+        let allowance = counter.allowance().max(1);
         self.count_end = executed + allowance;
         // SAFETY: as in `charge`; translated code, if it waits for a helper, reads the field anew at each use.
         unsafe { (*self.frame_mut()).icount = allowance as i64 };
