@@ -229,6 +229,9 @@ impl VcpuContext {
     }
 
     fn load_part(&mut self, page: &PageRef, vaddr: u64, out: &mut [u8]) {
+        if page.host != 0 && out.len() > 16 {
+            return crate::host_access::host_read(page.host + (vaddr % PAGE) as usize, out);
+        }
         let mut at = vaddr;
         let mut chunks = out.chunks_exact_mut(8);
         for c in &mut chunks {
@@ -263,6 +266,9 @@ impl VcpuContext {
     }
 
     fn store_part(&mut self, page: &PageRef, vaddr: u64, bytes: &[u8]) {
+        if bytes.len() > 16 && page.is_writable_ram() && !page.has_code() {
+            return crate::host_access::host_write(page.host + (vaddr % PAGE) as usize, bytes);
+        }
         let (mut at, mut rest) = (vaddr, bytes);
         while !rest.is_empty() {
             let size = 1usize << rest.len().ilog2().min(3);

@@ -126,13 +126,14 @@ impl Translator<'_> {
 
     fn put_record(&mut self, kind: u32, ty: Type, dst: Val, src: Option<Val>) {
         let op = self.b.iconst(Type::I32, u64::from(cc_op(kind, ty)));
-        let dst = self.widen(dst);
         self.b.put(slots::CC_OP, op);
-        self.b.put(slots::CC_DST, dst);
         if let Some(src) = src {
             let src = if kind == kind::MUL { self.widen(src) } else { self.any64(src) };
             self.b.put(slots::CC_SRC, src);
         }
+        // Last, so that the widened result is at hand when it is written to a register.
+        let dst = self.widen(dst);
+        self.b.put(slots::CC_DST, dst);
     }
 
     /// Flags of `r = a + b`.

@@ -1,6 +1,7 @@
 //! Tests of the front end as a whole.
 
 mod arbitrary;
+mod golden;
 
 use crate::features::InstructionSet;
 use crate::{helpers, unit};
