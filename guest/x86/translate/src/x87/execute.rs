@@ -436,8 +436,14 @@ impl Machine<'_> {
         }
         let source = if in_stack { self.get(d.register) } else { self.from_memory(d.operand, memory) };
         let destination = self.get(d.destination);
+        self.forgive_denormal(destination);
+        // A signaling NaN in memory is quiet once converted, but still gives way to a quiet one.
+        let was_signaling = self.env.flags.contains(sf::Flags::INVALID);
         let env = &mut self.env;
         let v = match d.operation {
+            _ if was_signaling && is_nan(destination) && destination.significand >> 62 & 1 != 0 => {
+                destination
+            }
             Operation::Add => sf::add(destination, source, env),
             Operation::Mul => sf::mul(destination, source, env),
             Operation::Sub => sf::sub(destination, source, env),
@@ -448,6 +454,13 @@ impl Machine<'_> {
         if self.accept() {
             self.set(d.destination, v);
             self.pop(d.pops);
+        }
+    }
+
+    /// An operand from memory that is denormal goes unnoticed beside a NaN.
+    fn forgive_denormal(&mut self, other: F80) {
+        if is_nan(other) {
+            self.env.flags.remove(sf::Flags::DENORMAL);
         }
     }
 
@@ -464,6 +477,7 @@ impl Machine<'_> {
                 _ => self.from_memory(d.operand, memory),
             };
             let a = self.get(0);
+            self.forgive_denormal(a);
             let quiet = matches!(d.operation, Operation::CompareQuiet | Operation::CompareFlagsQuiet);
             let relation = if quiet {
                 sf::compare_quiet(a, b, &mut self.env)

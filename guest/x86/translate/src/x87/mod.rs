@@ -10,9 +10,11 @@
 //! executed by [`execute`]. The common path therefore has all exceptions masked: results are what the IR operations
 //! give, sticky flags gather in the host and are merged where the status word is read.
 //!
-//! Limits: the instruction and data pointers and the last opcode are recorded in the slow path only, as AMD
+//! Limits of the common path: an operand from memory is widened by an operation of its own, so beside a NaN in the
+//! stack it may still raise the denormal flag, and a signaling NaN from memory counts as quiet in the choice of the
+//! result's payload. The instruction and data pointers and the last opcode are recorded in the slow path only, as AMD
 //! processors report them only with an exception pending (APM vol. 2, 11.4.4); FOP is not recorded. C1 is cleared by
-//! the common path, so it does not tell the direction of rounding there.
+//! the common path, so there it does not tell the direction of rounding.
 
 pub mod decode;
 pub mod execute;
