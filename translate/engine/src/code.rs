@@ -38,6 +38,7 @@ use rhea_memory::RamBlock;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::offset_of;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -65,6 +66,8 @@ pub struct EngineConfig {
     pub no_chain: bool,
     /// Run each unit in the interpreter first and compare.
     pub lockstep: bool,
+    /// Units that start outside this range of PCs are interpreted: for finding the unit that is compiled wrongly.
+    pub baseline_range: Option<RangeInclusive<u64>>,
     /// Counts instructions and turns them into virtual time. Engines that count run one vCPU.
     pub icount: Option<Arc<InstructionCounter>>,
     /// Where `-d` output goes.
@@ -79,6 +82,7 @@ impl Default for EngineConfig {
             max_insns: 64,
             no_chain: false,
             lockstep: false,
+            baseline_range: None,
             icount: None,
             trace: Trace::default(),
         }
@@ -217,6 +221,8 @@ pub(crate) enum Found {
         epoch: u64,
         /// `Engine::drops` when it was found.
         drops: u64,
+        /// Its IR, in lockstep.
+        ir: Option<Arc<Interpreted>>,
     },
     /// For the interpreter.
     Interpret(Arc<Interpreted>),
@@ -328,7 +334,8 @@ impl Engine {
     /// Adds a vCPU; false if there cannot be another.
     pub(crate) fn register(&self, vcpu: &Arc<VcpuShared>) -> bool {
         let mut vcpus = self.vcpus.lock();
-        let room = self.config.icount.is_none() || vcpus.is_empty();
+        let alone = self.config.icount.is_some() || self.config.lockstep;
+        let room = !alone || vcpus.is_empty();
         if room {
             vcpus.push(vcpu.clone());
         }
@@ -507,6 +514,7 @@ impl Engine {
                 crosses: record.page2 != 0,
                 epoch: code.epoch,
                 drops: self.drops.load(Ordering::Relaxed),
+                ir: record.ir.clone(),
             },
         }
     }
@@ -559,7 +567,8 @@ impl Engine {
             sites: 0,
             incoming: Vec::new(),
         };
-        let compiled = match self.config.tier {
+        let tier = if self.compiles(key.pc) { Tier::Baseline } else { Tier::Interpreter };
+        let compiled = match tier {
             Tier::Baseline => match self.compile(code, unit, number, &mut record) {
                 Ok(done) => done,
                 Err(Full) => {
@@ -569,8 +578,8 @@ impl Engine {
             },
             Tier::Interpreter => false,
         };
-        if !compiled {
-            cx.stats.unsupported += u64::from(self.config.tier == Tier::Baseline);
+        cx.stats.unsupported += u64::from(!compiled && tier == Tier::Baseline);
+        if !compiled || self.config.lockstep {
             record.ir =
                 Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2, true)));
         }
@@ -583,6 +592,12 @@ impl Engine {
         cx.stats.code_bytes += record.code.1 as u64;
         let bytes = unit.insts.len() * size_of::<Inst>() + 512;
         self.enter_record(code, number, record, bytes)
+    }
+
+    /// Whether units at `pc` are compiled.
+    fn compiles(&self, pc: u64) -> bool {
+        self.config.tier == Tier::Baseline
+            && self.config.baseline_range.as_ref().is_none_or(|range| range.contains(&pc))
     }
 
     /// Enters a finished unit in the tables.

@@ -62,7 +62,7 @@ impl VcpuContext {
         unsafe { memory.state_ptr().cast::<S>().write(state) };
         let shared = Arc::new(VcpuShared::new(parts.index, memory.clone()));
         if !engine.register(&shared) {
-            return Err(std::io::Error::other("counting instructions works with one vCPU only"));
+            return Err(std::io::Error::other("counting instructions and lockstep work with one vCPU only"));
         }
         let env = Env::new(engine, memory, parts.memory.clone(), parts.io, shared.clone(), parts.clock);
         let weak = Arc::downgrade(&shared);
@@ -151,6 +151,13 @@ impl VcpuContext {
         debug_assert!(reason < 1 << 31);
         // SAFETY: the frame belongs to this vCPU, whose thread this is; translated code is inside this helper call.
         unsafe { (*self.env.frame_mut()).leave_reason = reason + 1 };
+    }
+
+    /// The reason of a request to leave that has not been taken.
+    pub(crate) fn leave_requested(&mut self) -> Option<u32> {
+        let frame = self.env.frame_mut();
+        // SAFETY: as in `leave`.
+        unsafe { (*frame).leave_reason }.checked_sub(1)
     }
 
     /// Takes a request to leave.
