@@ -146,8 +146,9 @@ impl Emitter<'_> {
         let may_cross = (to & ((1 << PAGE_BITS) - 1)) + u64::from(self.layout.longest_insn) > 1 << PAGE_BITS;
         if to >> PAGE_BITS == page && last == page && !may_cross {
             // Aligned, so that it can be patched with one store while others execute it.
-            while !(self.base as usize + self.asm.here() + 1).is_multiple_of(4) {
-                self.asm.byte(0x90);
+            let off = (self.base as usize + self.asm.here() + 1) % 4;
+            if off != 0 {
+                self.asm.nop(4 - off);
             }
             let jump = self.asm.jmp();
             self.cold.push(Cold::Chain { jump, pc: to });

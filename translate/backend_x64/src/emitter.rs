@@ -273,6 +273,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn emit(&mut self, i: &Inst) -> Result<(), Unsupported> {
+        if i.ty == Type::V256 && !self.layout.features.avx2 {
+            return Err(self.unsupported(i));
+        }
         match i.op {
             Op::InsnStart => self.pc = i.imm,
             Op::Const => self.emit_const(i),

@@ -1,8 +1,10 @@
-//! Random units: host code against the interpreter.
+//! Host code in execution: random units against the interpreter, exits, and what the code looks like.
 #![allow(unsafe_code, reason = "executes emitted code")]
 #![allow(missing_docs, reason = "a test")]
 
+mod exits;
 mod generate;
+mod golden;
 mod vectors;
 mod world;
 
@@ -237,6 +239,10 @@ fn cost_of_compiling() {
             bytes = units.iter().map(|u| world.compiler.compile(u, 0x1000, 0).unwrap().code.len()).sum();
             best = best.min(cpu_seconds() - start);
         }
-        println!("{name}: {:.1} ns and {:.1} bytes an operation", best * 1e9 / ops as f64, bytes as f64 / ops as f64);
+        println!(
+            "{name}: {:.1} ns and {:.1} bytes an operation",
+            best * 1e9 / ops as f64,
+            bytes as f64 / ops as f64
+        );
     }
 }
