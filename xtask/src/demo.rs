@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use rhea_boot_tests::initramfs::{self, PROMPT};
 use rhea_boot_tests::kernels::Guest;
 use rhea_boot_tests::session::Session;
@@ -36,10 +36,11 @@ struct Prepared {
     farewell: &'static str,
 }
 
-/// Builds Rhea, obtains a guest, and boots it.
-pub fn run(mode: Mode) -> anyhow::Result<()> {
+/// Builds Rhea, obtains a guest, and boots it; with `builtin` the guest of our own.
+pub fn run(mode: Mode, builtin: bool) -> anyhow::Result<()> {
     let rhea = build_rhea()?;
-    let guest = match debian_guest() {
+    let debian = if builtin { Err(anyhow!("--builtin was given")) } else { debian_guest() };
+    let guest = match debian {
         Ok(guest) => guest,
         Err(error) => {
             eprintln!("demo: no Debian kernel to be had ({error:#}); booting the built-in guest instead");
@@ -83,9 +84,18 @@ fn debian_guest() -> anyhow::Result<Prepared> {
     })
 }
 
-/// The guest program of our own, for a host without Debian's packages.
+/// The guest program of our own, for a host without Debian's packages; `build.rs` assembles it.
+const BUILTIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.rom"));
+
 fn fallback_guest() -> anyhow::Result<Prepared> {
-    bail!("the built-in guest is not there yet")
+    ensure!(!BUILTIN.is_empty(), "this toolchain could not assemble the built-in guest");
+    let rom = write("builtin.rom", BUILTIN)?;
+    Ok(Prepared {
+        arguments: ["-M", "q35", "-m", "64M", "-nographic", "-bios", &rom].map(str::to_owned).into(),
+        prompt: "builtin# ",
+        question: ("primes", "9592 primes below 100000"),
+        farewell: "poweroff",
+    })
 }
 
 fn write(name: &str, bytes: &[u8]) -> anyhow::Result<String> {

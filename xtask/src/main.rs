@@ -12,7 +12,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  demo [--check]     boot Debian's kernel to a shell (--check: unattended, exit 0 if the shell answered)
+  demo [--check] [--builtin]
+                     boot Debian's kernel to a shell (--check: unattended, exit 0 if the shell answered;
+                     --builtin: the small guest that is booted where Debian's packages cannot be had)
   test [FILTER]      install what the tests need and run all of them
   bench [--rounds N] [--install-peer] [--no-native] [CASE…]
                      measure Rhea beside qemu-system-x86_64, if that is installed
@@ -23,8 +25,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["demo"] => demo::run(demo::Mode::Interactive),
-        ["demo", "--check"] => demo::run(demo::Mode::Check),
+        ["demo", options @ ..] if options.iter().all(|o| ["--check", "--builtin"].contains(o)) => {
+            let mode = if options.contains(&"--check") { demo::Mode::Check } else { demo::Mode::Interactive };
+            demo::run(mode, options.contains(&"--builtin"))
+        }
         ["test", filters @ ..] if filters.len() <= 1 => test::run_tests(filters.first().copied()),
         ["bench", options @ ..] => bench::run(options),
         ["lint"] => lint::run(),

@@ -16,9 +16,9 @@ static uint64_t bits(double value)
 static uint64_t mandelbrot(void)
 {
 	uint64_t sum = 0;
-	for (int y = 0; y < 300; y++)
+	for (int y = 0; y < 750; y++)
 		for (int x = 0; x < 400; x++) {
-			double cr = x / 160.0 - 2.0, ci = y / 150.0 - 1.0, zr = 0, zi = 0;
+			double cr = x / 160.0 - 2.0, ci = y / 375.0 - 1.0, zr = 0, zi = 0;
 			int i = 0;
 			for (; i < 200 && zr * zr + zi * zi < 4; i++) {
 				double t = zr * zr - zi * zi + cr;
@@ -42,7 +42,7 @@ static uint64_t n_body(void)
 			v[i][k] = next_random(&seed) % 1000 / 10000.0;
 		}
 	}
-	for (int step = 0; step < 250000; step++) {
+	for (int step = 0; step < 600000; step++) {
 		for (int i = 0; i < N; i++)
 			for (int j = i + 1; j < N; j++) {
 				double d[3], square = 0.01;
@@ -66,7 +66,7 @@ static uint64_t n_body(void)
 static uint64_t library(void)
 {
 	double sum = 0;
-	for (int i = 1; i < 400000; i++) {
+	for (int i = 1; i < 1000000; i++) {
 		double x = i * 0.001;
 		sum += sin(x) + exp(-x) + log(x) + atan(x) + pow(x, 0.25);
 	}
@@ -80,7 +80,7 @@ static uint64_t axpy_single(void)
 	for (int i = 0; i < N; i++)
 		x[i] = (float)(i % 17) * 0.25f, y[i] = (float)(i % 13);
 	__m128 a = _mm_set1_ps(0.0001f);
-	for (int round = 0; round < 12000; round++)
+	for (int round = 0; round < 50000; round++)
 		for (int i = 0; i < N; i += 8) {
 			_mm_store_ps(y + i, _mm_add_ps(_mm_load_ps(y + i), _mm_mul_ps(a, _mm_load_ps(x + i))));
 			_mm_store_ps(y + i + 4, _mm_add_ps(_mm_load_ps(y + i + 4), _mm_mul_ps(a, _mm_load_ps(x + i + 4))));
@@ -99,7 +99,7 @@ static uint64_t dgemm(void)
 	for (int i = 0; i < N; i++)
 		for (int j = 0; j < N; j++)
 			a[i][j] = (i * j) % 7 * 0.5, b[i][j] = (i + j) % 5 * 0.25, c[i][j] = 0;
-	for (int round = 0; round < 10; round++)
+	for (int round = 0; round < 35; round++)
 		for (int i = 0; i < N; i++)
 			for (int k = 0; k < N; k++) {
 				__m128d factor = _mm_set1_pd(a[i][k]);
@@ -124,7 +124,7 @@ static uint64_t byte_vectors(void)
 		data[i] = (unsigned char)next_random(&seed);
 	__m128i sum = _mm_setzero_si128(), best = sum, needle = _mm_set1_epi8(42);
 	uint64_t found = 0;
-	for (int round = 0; round < 700; round++) {
+	for (int round = 0; round < 4000; round++) {
 		__m128i key = _mm_set1_epi8((char)round);
 		for (int i = 0; i < N; i += 16) {
 			__m128i v = _mm_xor_si128(_mm_load_si128((void *)(data + i)), key);
@@ -142,7 +142,7 @@ static uint64_t byte_vectors(void)
 static uint64_t x87(void)
 {
 	long double sum = 0, x = 1;
-	for (int i = 1; i < 6000000; i++) {
+	for (int i = 1; i < 8000000; i++) {
 		x = x * 1.0000001L + 0.5L / i;
 		sum += x / (i + 0.25L) - sum * 1e-6L;
 	}

@@ -21,7 +21,7 @@ static uint64_t table_crc(void)
 	for (size_t i = 0; i < sizeof data; i++)
 		data[i] = (unsigned char)next_random(&seed);
 	uint32_t crc = ~0u;
-	for (int round = 0; round < 1400; round++)
+	for (int round = 0; round < 4200; round++)
 		for (size_t i = 0; i < sizeof data; i++)
 			crc = table[(crc ^ data[i]) & 0xff] ^ crc >> 8;
 	return crc;
@@ -118,7 +118,7 @@ static uint64_t indirect_calls(void)
 		op_add, op_xor, op_multiply, op_rotate, op_not, op_subtract, op_mix, op_shift,
 	};
 	uint32_t x = 1;
-	for (unsigned i = 0; i < 60000000; i++)
+	for (unsigned i = 0; i < 100000000; i++)
 		x = table[(x ^ i) & 7](x);
 	return x;
 }

@@ -34,5 +34,9 @@ fn main() {
             }
         }
         println!("==== {group:?}\n{}", tally.describe(400));
+        for (tier, rhea) in sides.tiers() {
+            let s = rhea.stats();
+            println!("{tier:?}: {} units, {} not compiled", s.units, s.unsupported);
+        }
     }
 }

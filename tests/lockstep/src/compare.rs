@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use iced_x86::{Code, Formatter, InstructionInfoFactory, IntelFormatter};
 use rhea_engine::Tier;
 
+use crate::gaps;
 use crate::generate::{self, Case, Group};
 use crate::place;
 use crate::random::Random;
@@ -59,6 +60,11 @@ impl Lockstep {
         }
     }
 
+    /// The vCPUs of Rhea's tiers.
+    pub fn tiers(&self) -> impl Iterator<Item = (Tier, &Rhea)> {
+        self.tiers.iter().map(|(t, r)| (*t, r))
+    }
+
     /// Runs `case` on every side; the first two sides that differ are the answer.
     pub fn run(&mut self, case: &Case) -> Result<(), Mismatch> {
         let mut first: Option<(&'static str, Ended)> = None;
@@ -100,7 +106,13 @@ impl Lockstep {
 fn compare(case: &Case, expected: &Ended, ended: &mut Ended, with_host: bool) -> String {
     if with_host {
         if let [insn] = case.instructions[..] {
+            if undefined::depends_on_maker(&insn, &case.state, expected) {
+                return String::new();
+            }
             undefined::mask(&insn, &case.state, expected, ended);
+            if gaps::known(case, &insn, expected, ended).is_some() {
+                return String::new();
+            }
         } else {
             undefined::mask_stream(case, expected, ended);
         }

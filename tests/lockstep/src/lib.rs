@@ -8,12 +8,14 @@
 //! - [`random`]: deterministic random numbers, and values worth trying.
 //! - [`generate`]: instructions of every encoding, with operands that make sense.
 //! - [`undefined`]: what the manuals leave open.
+//! - [`gaps`]: defects that are known.
 //! - [`compare`]: all of it together.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod host;
 pub mod place;
 pub mod compare;
+pub mod gaps;
 pub mod generate;
 pub mod random;
 pub mod rhea;

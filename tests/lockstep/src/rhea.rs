@@ -303,6 +303,11 @@ impl Rhea {
         &self.engine
     }
 
+    /// Counters of the vCPU.
+    pub fn stats(&self) -> &rhea_engine::stats::Stats {
+        self.cx.stats()
+    }
+
     fn load(&mut self, mode: Mode, state: &State) {
         let st = self.cx.state::<X86State>();
         let flat = |selector: u16, bits: u32| Segment {

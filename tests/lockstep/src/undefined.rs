@@ -104,6 +104,26 @@ fn mask_kernel_half(left: &Ended, right: &mut Ended) {
     }
 }
 
+/// Whether processors of different makers do different things in the case of `insn` that ended as `left`.
+pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool {
+    use Mnemonic as M;
+    match insn.mnemonic() {
+        // Whether unaligned memory operands are faults.
+        M::Sha1msg1 | M::Sha1msg2 | M::Sha1nexte | M::Sha1rnds4 | M::Sha256msg1 | M::Sha256msg2 | M::Sha256rnds2 => {
+            insn.memory_size() != iced_x86::MemorySize::Unknown
+        }
+        // Whether bytes that are masked out can fault.
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => matches!(left.trap.vector, 14 | 17),
+        // MXCSR.MM (misaligned SSE mode), bit 17.
+        M::Ldmxcsr | M::Vldmxcsr => left.state.mxcsr & 1 << 17 != 0,
+        // The 16-bit form reads 16 or 32 bits.
+        M::Movsxd => width(insn) == 16 && left.trap.vector != 6,
+        // Some of the accesses of these are not subject to alignment checks.
+        M::Enter => start.rflags & crate::state::AC != 0,
+        _ => false,
+    }
+}
+
 /// Makes the parts of `right` that the manual leaves undefined after `insn` (started from `start`) those of `left`.
 pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) {
     use Mnemonic as M;
@@ -138,6 +158,10 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
             if l as u32 == r as u32 && left.state.rflags & 0x40 == 0 {
                 right.state.gpr[n] = l;
             }
+        }
+        // Which of the internal steps still set flags when one of them faults.
+        M::Dpps | M::Dppd | M::Vdpps | M::Vdppd if left.trap.vector == 19 => {
+            right.state.mxcsr = left.state.mxcsr;
         }
         M::Bsf | M::Bsr => take_zero_source(insn, left, right),
         M::Bswap if width(insn) == 16 => take_destination(insn, left, right),

@@ -574,7 +574,10 @@ impl Engine {
             record.ir =
                 Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2, true)));
         }
-        self.config.trace.unit(self, unit, key.mode, self.code_bytes_of(&record));
+        if self.config.trace.traces_unit(key.pc) {
+            let guest_code = record.guest_code();
+            self.config.trace.unit(self, unit, key.mode, &guest_code, self.code_bytes_of(&record));
+        }
         cx.stats.units += 1;
         cx.stats.translated_insns += u64::from(unit.insn_count);
         cx.stats.code_bytes += record.code.1 as u64;
@@ -757,6 +760,16 @@ impl Record {
     /// Virtual address of the first byte.
     fn vaddr(&self, guest: &dyn Guest) -> u64 {
         guest.fetch_address(self.key.pc, self.key.mode)
+    }
+
+    /// The guest code it was made from, as memory holds it now.
+    fn guest_code(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for page in [self.key.page, self.page2] {
+            let (start, stop) = self.range_in(page);
+            bytes.extend((start..stop).map(|at| crate::env::host_load(page + at, 1) as u8));
+        }
+        bytes
     }
 
     /// The bytes of the unit that lie in the page at host address `page`: offsets from its start.

@@ -130,6 +130,13 @@ pub trait Guest: Send + Sync {
     /// started) by its own state answers [`Next::Wait`] as long as nothing ends that.
     fn poll_events(&self, cx: &mut VcpuContext) -> Next;
 
+    /// Guest code as text for `-d in_asm`, one line an instruction, each with its line end.
+    fn disassemble(&self, pc: u64, mode: u64, code: &[u8]) -> String {
+        let _ = mode;
+        let hex: String = code.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{pc:#018x}:  {hex}\n")
+    }
+
     /// The registers as text, for traces.
     fn dump(&self, cx: &mut VcpuContext) -> String;
 

@@ -41,4 +41,5 @@ pub use env::{Env, Miss};
 pub use float::FloatEnv;
 pub use guest::{Access, Guest, GuestLayout, Helper, HelperFn, Leave, Next, Translation};
 pub use icount::InstructionCounter;
+pub use stats::Stats;
 pub use vcpu::{VcpuHandle, request};

@@ -96,6 +96,10 @@ struct JumpMeta {
     bits: u8,
     /// The same for a second page that the unit reaches into; 0 if it does not.
     second_bits: u8,
+    /// Some page it depends on is not global.
+    local: bool,
+    /// It is in `Tables::noted`.
+    noted: bool,
 }
 
 impl JumpMeta {
@@ -146,8 +150,8 @@ pub(crate) struct Tables {
     jump_pages: [u16; JUMP_BUCKETS],
     /// Where the others lie.
     jump_others: Span,
-    /// Jump-cache entries on non-global pages.
-    nonglobal_jumps: Vec<u16>,
+    /// Jump-cache entries that `jumps` knows of, each once.
+    noted: Vec<u16>,
     /// RAM ranges met since `ram_generation`.
     ram: Vec<RamRange>,
     ram_generation: u64,
@@ -169,7 +173,7 @@ impl Tables {
             jumps: vec![JumpMeta::default(); JUMP_ENTRIES],
             jump_pages: [0; JUMP_BUCKETS],
             jump_others: Span::EMPTY,
-            nonglobal_jumps: Vec::new(),
+            noted: Vec::new(),
             ram: Vec::new(),
             ram_generation: 0,
             blocks,
@@ -181,7 +185,8 @@ impl Tables {
     }
 
     fn forget_jump(&mut self, i: usize) {
-        let old = std::mem::take(&mut self.jumps[i]);
+        let noted = self.jumps[i].noted;
+        let old = std::mem::replace(&mut self.jumps[i], JumpMeta { noted, ..JumpMeta::default() });
         if old.is_plain() {
             self.jump_pages[Self::bucket(old.vaddr)] -= 1;
         }
@@ -189,7 +194,10 @@ impl Tables {
 
     fn note_jump(&mut self, i: usize, meta: JumpMeta) {
         self.forget_jump(i);
-        self.jumps[i] = meta;
+        if !self.jumps[i].noted {
+            self.noted.push(i as u16);
+        }
+        self.jumps[i] = JumpMeta { noted: true, ..meta };
         if meta.is_plain() {
             self.jump_pages[Self::bucket(meta.vaddr)] += 1;
             return;
@@ -388,14 +396,20 @@ impl Env {
         for i in 0..self.tables.indices {
             self.clear_entries(i, |p| !p.global);
         }
-        let jumps = std::mem::take(&mut self.tables.nonglobal_jumps);
+        let mut noted = std::mem::take(&mut self.tables.noted);
         let none = self.never();
-        for &j in &jumps {
-            self.frame().jump_cache[usize::from(j)].key.store(none, Ordering::Relaxed);
-            self.tables.forget_jump(usize::from(j));
-        }
-        self.tables.nonglobal_jumps = jumps;
-        self.tables.nonglobal_jumps.clear();
+        noted.retain(|&j| {
+            let i = usize::from(j);
+            let meta = self.tables.jumps[i];
+            if meta.bits != 0 && !meta.local {
+                return true;
+            }
+            self.frame().jump_cache[i].key.store(none, Ordering::Relaxed);
+            self.tables.forget_jump(i);
+            self.tables.jumps[i].noted = false;
+            false
+        });
+        self.tables.noted = noted;
         self.clear_return_stack();
     }
 
@@ -411,7 +425,8 @@ impl Env {
         }
         if self.tables.jump_pages[Tables::bucket(vaddr)] != 0 || self.tables.jump_others.contains(vaddr) {
             let none = self.never();
-            for i in 0..JUMP_ENTRIES {
+            for n in 0..self.tables.noted.len() {
+                let i = usize::from(self.tables.noted[n]);
                 if self.tables.jumps[i].depends_on(vaddr) {
                     self.frame().jump_cache[i].key.store(none, Ordering::Relaxed);
                     self.tables.forget_jump(i);
@@ -430,8 +445,9 @@ impl Env {
 
     pub(crate) fn new_generation(&mut self) {
         self.generation += 1;
-        self.tables.nonglobal_jumps.clear();
-        self.tables.jumps.fill(JumpMeta::default());
+        for i in std::mem::take(&mut self.tables.noted) {
+            self.tables.jumps[usize::from(i)] = JumpMeta::default();
+        }
         self.tables.jump_pages.fill(0);
         self.tables.jump_others = Span::EMPTY;
         self.update_lookup_key();
@@ -505,14 +521,8 @@ impl Env {
             return;
         }
         let second_bits = second.map_or(0, |p| p.page_bits);
-        self.tables.note_jump(i, JumpMeta { vaddr, bits: page.page_bits, second_bits });
-        if !page.global || second.is_some_and(|p| !p.global) {
-            let list = &mut self.tables.nonglobal_jumps;
-            if list.len() >= JUMP_ENTRIES {
-                list.sort_unstable();
-                list.dedup();
-            }
-            list.push(i as u16);
-        }
+        let local = !page.global || second.is_some_and(|p| !p.global);
+        let bits = page.page_bits;
+        self.tables.note_jump(i, JumpMeta { vaddr, bits, second_bits, local, noted: true });
     }
 }

@@ -77,10 +77,19 @@ impl Trace {
         }
     }
 
-    /// A unit was translated.
-    pub(crate) fn unit(&self, engine: &Engine, unit: &Unit, mode: u64, code: &[u8]) {
-        if !self.has(item::OP | item::OP_OPT | item::OUT_ASM) || !self.covers(unit.pc) {
+    /// Whether translation of a unit at `pc` is of interest.
+    pub(crate) fn traces_unit(&self, pc: u64) -> bool {
+        self.has(item::IN_ASM | item::OP | item::OP_OPT | item::OUT_ASM) && self.covers(pc)
+    }
+
+    /// A unit was translated from `guest_code` into `code` (nothing if it is interpreted).
+    pub(crate) fn unit(&self, engine: &Engine, unit: &Unit, mode: u64, guest_code: &[u8], code: &[u8]) {
+        if !self.traces_unit(unit.pc) {
             return;
+        }
+        if self.has(item::IN_ASM) {
+            let text = engine.guest().disassemble(unit.pc, mode, guest_code);
+            self.print(&format!("----------------\nIN: {:#x}\n{text}\n", unit.pc));
         }
         if self.has(item::OP | item::OP_OPT) {
             self.print(&format!("OP: {:#x}\n{}\n", unit.pc, rhea_ir::text::print(unit, engine.helpers())));

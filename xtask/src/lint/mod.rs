@@ -14,7 +14,7 @@ pub fn run() -> anyhow::Result<()> {
     for finding in &findings {
         eprintln!("{finding}");
     }
-    let formatted = run_command(cargo().args(["fmt", "--all", "--check"]));
+    let formatted = run_command(cargo().args(["fmt", "--all", "--", "--check", "-l"]));
     if !findings.is_empty() {
         bail!("lint: {} findings", findings.len());
     }

@@ -530,12 +530,12 @@ impl LocalApic {
     }
 
     /// The processor took INIT: the registers return to their power-up values, APIC ID and base stay
-    /// (SDM 11.4.7.3).
+    /// (SDM 11.4.7.3). A start-up IPI that follows the INIT may have arrived already: its vector stays too.
     pub fn init_reset(&self) {
         self.timer.cancel();
         self.update(|state| {
-            let (base, xapic_id, lint) = (state.base, state.xapic_id, state.lint);
-            *state = State { base, xapic_id, ..State::power_up(&self.config, lint) };
+            let State { base, xapic_id, sipi_vector, lint, .. } = *state;
+            *state = State { base, xapic_id, sipi_vector, ..State::power_up(&self.config, lint) };
         });
     }
 }

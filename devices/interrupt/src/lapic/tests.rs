@@ -99,6 +99,13 @@ fn init_sipi_starts_the_others() {
     assert_eq!(rig.apics[0].pending(), 0);
     rig.apics[0].write(0x300, 4, 0xc_469a);
     assert_eq!(rig.apics[2].take_sipi(), Some(0x9a));
+    // The start-up IPI may arrive while the processor still takes the INIT.
+    rig.apics[0].write(0x300, 4, 0xc_4500);
+    assert!(rig.apics[1].take_init());
+    rig.apics[0].write(0x300, 4, 0xc_4677);
+    rig.apics[1].init_reset();
+    assert_eq!(rig.apics[1].take_sipi(), Some(0x77));
+    rig.apics[2].take_sipi();
     assert_eq!(rig.apics[2].take_sipi(), None);
 }
 
