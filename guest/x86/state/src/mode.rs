@@ -90,8 +90,7 @@ impl X86State {
             let s = &self.seg[i];
             s.limit == u32::MAX && s.attr & attr::P != 0
         };
-        let open =
-            |i: usize| flat(i) && self.seg[i].attr & (attr::CODE | attr::EC | attr::RW) == attr::RW;
+        let open = |i: usize| flat(i) && self.seg[i].attr & (attr::CODE | attr::EC | attr::RW) == attr::RW;
         let bit = |c: bool, m: u64| if c { 0 } else { m };
         let all = flat(seg::CS) && [seg::ES, seg::SS, seg::DS].iter().all(|&i| open(i));
         bit(all, CHECK_SEGMENTS) | bit(open(seg::FS), CHECK_FS) | bit(open(seg::GS), CHECK_GS)

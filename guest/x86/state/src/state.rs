@@ -192,6 +192,8 @@ pub struct X86State {
     pub shutdown: u32,
     /// `nmi_blocked` as it was when SMM was entered.
     pub smm_nmi_blocked: u32,
+    /// An event waited when events were last looked at and could not be taken (1): what sets IF looks again.
+    pub events_wait: u32,
 }
 
 impl X86State {
@@ -261,6 +263,7 @@ impl X86State {
             wait_for_sipi: 0,
             shutdown: 0,
             smm_nmi_blocked: 0,
+            events_wait: 0,
         }
     }
 }

@@ -26,6 +26,8 @@ pub const DF: Slot = Slot::new(offset_of!(X86State, df), Type::I32);
 pub const RFLAGS: Slot = Slot::new(offset_of!(X86State, rflags), Type::I64);
 /// Interrupt shadow.
 pub const INTERRUPT_SHADOW: Slot = Slot::new(offset_of!(X86State, interrupt_shadow), Type::I32);
+/// Whether an event waits that could not be taken.
+pub const EVENTS_WAIT: Slot = Slot::new(offset_of!(X86State, events_wait), Type::I32);
 /// TOP of the x87 stack.
 pub const X87_TOP: Slot = Slot::new(offset_of!(X86State, x87_top), Type::I32);
 /// Empty bits of the physical x87 registers.
