@@ -41,6 +41,8 @@ pub struct VcpuContext {
     /// Units in use by the interpreter tier, by jump-cache index.
     pub(crate) interpreted: Vec<Option<crate::interpret::Cached>>,
     pub(crate) one_insn: bool,
+    /// Buffers of lockstep.
+    pub(crate) prediction: Box<crate::lockstep::Prediction>,
     /// The guest is to be asked whether it waits, events or not.
     pub(crate) fresh: bool,
     pub(crate) stats: crate::stats::Stats,
@@ -82,6 +84,7 @@ impl VcpuContext {
             helpers: engine.helpers().to_vec(),
             interpreted: Vec::new(),
             one_insn: false,
+            prediction: Box::default(),
             fresh: true,
             stats: crate::stats::Stats::default(),
         });

@@ -293,10 +293,11 @@ impl VcpuContext {
         // With too small an allowance of instructions the unit has not run.
         let ran =
             !matches!(ReturnKind::decode(returned), (ReturnKind::Poll, _)) || self.env.counter().is_none();
-        if let Some(p) = prediction
-            && let Err(text) = self.compare(&unit, mode, &p, ran)
-        {
-            engine.diverged(&text);
+        if let Some(p) = prediction {
+            if let Err(text) = self.compare(&unit, mode, &p, ran) {
+                engine.diverged(&text);
+            }
+            self.prediction = p;
         }
         Ok(self.returned(returned))
     }

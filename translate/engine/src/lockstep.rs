@@ -20,10 +20,9 @@ use crate::env::PAGE;
 use crate::guest::{Access, Leave};
 use crate::host_access::host_load;
 use crate::interpret::Interpreted;
-use rhea_interpreter::{FloatUnit, Interpreter, Machine, Outcome};
+use rhea_interpreter::{FloatUnit, Machine, Outcome};
 use rhea_ir::{Exit, MemFlags, SlotAccess};
 use rhea_softfloat::{Env as SoftEnv, Flags};
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Why the interpreter's run ended early.
@@ -41,16 +40,24 @@ impl From<Leave> for Halt {
 }
 
 /// What the interpreter says the unit does.
+#[derive(Default)]
 struct Expected {
     /// Reason for leaving to the guest, if it does.
     leave: Option<u32>,
     state: Vec<u8>,
-    /// Bytes stored, by host address.
-    stores: BTreeMap<usize, u8>,
+    /// Bytes stored, by host address, the newest last.
+    stores: Vec<(usize, u8)>,
     /// Bytes loaded that the unit had not stored itself, by host address.
-    loads: BTreeMap<usize, u8>,
+    loads: Vec<(usize, u8)>,
     /// Sticky flags raised: vector and x87.
     flags: [u32; 2],
+}
+
+impl Expected {
+    /// What the unit has stored at a host address.
+    fn stored(&self, host: usize) -> Option<u8> {
+        self.stores.iter().rev().find(|&&(at, _)| at == host).map(|&(_, byte)| byte)
+    }
 }
 
 /// The copy of a vCPU that the interpreter works on.
@@ -88,9 +95,13 @@ impl Shadow<'_> {
     fn read(&mut self, parts: [(usize, usize); 2], out: &mut [u8]) {
         let places = parts.into_iter().flat_map(|(host, len)| host..host + len);
         for (to, host) in out.iter_mut().zip(places) {
-            *to = match self.expected.stores.get(&host) {
-                Some(&stored) => stored,
-                None => *self.expected.loads.entry(host).or_insert_with(|| host_load(host, 1) as u8),
+            *to = match self.expected.stored(host) {
+                Some(stored) => stored,
+                None => {
+                    let byte = host_load(host, 1) as u8;
+                    self.expected.loads.push((host, byte));
+                    byte
+                }
             };
         }
     }
@@ -183,7 +194,8 @@ fn put_pc(cx: &VcpuContext, state: &mut [u8], pc: u64) {
     state[at..at + size].copy_from_slice(&pc.to_le_bytes()[..size]);
 }
 
-/// What is needed to tell whether compiled code did what the interpreter did.
+/// What is needed to tell whether compiled code did what the interpreter did. Reused from unit to unit.
+#[derive(Default)]
 pub(crate) struct Prediction {
     expected: Expected,
     /// State before the unit.
@@ -194,20 +206,21 @@ pub(crate) struct Prediction {
 
 impl VcpuContext {
     /// Runs `unit` in the interpreter on the side. `None` if it can only be run once.
-    pub(crate) fn predict(&mut self, unit: &Interpreted) -> Option<Prediction> {
-        let start = self.state_bytes().to_vec();
-        let expected = Expected {
-            leave: None,
-            state: start.clone(),
-            stores: BTreeMap::new(),
-            loads: BTreeMap::new(),
-            flags: [0; 2],
-        };
+    pub(crate) fn predict(&mut self, unit: &Interpreted) -> Option<Box<Prediction>> {
+        let Prediction { mut expected, mut start, .. } = *std::mem::take(&mut self.prediction);
+        start.clear();
+        start.extend_from_slice(self.state_bytes());
+        expected.state.clone_from(&start);
+        expected.leave = None;
+        expected.stores.clear();
+        expected.loads.clear();
+        expected.flags = [0; 2];
         let engine = self.engine.clone();
-        let mut interpreter = Interpreter::new();
+        let mut interpreter = std::mem::take(&mut self.interpreter);
         let mut shadow = Shadow { cx: self, expected };
         let outcome = interpreter.run(&unit.unit, engine.helpers(), &mut shadow);
         let mut expected = shadow.expected;
+        self.interpreter = interpreter;
         match outcome {
             Outcome::Exit { number, pc } => {
                 if let Exit::Leave { reason, .. } = unit.unit.exits[number as usize] {
@@ -218,10 +231,15 @@ impl VcpuContext {
                 }
             }
             Outcome::Stop { stop: Halt::Leave(Leave(reason)), .. } => expected.leave = Some(reason),
-            Outcome::Stop { stop: Halt::Once, .. } => return None,
+            Outcome::Stop { stop: Halt::Once, .. } => {
+                *self.prediction = Prediction { expected, start, flags: [0; 2] };
+                return None;
+            }
         }
         let flags = [self.env.float.take_flags(), self.env.float.take_x87_flags()];
-        Some(Prediction { expected, start, flags })
+        let mut prediction = std::mem::take(&mut self.prediction);
+        *prediction = Prediction { expected, start, flags };
+        Some(prediction)
     }
 
     /// Compares what the compiled `unit` has done (if it `ran`), before its leave reason is looked at.
@@ -258,20 +276,26 @@ impl VcpuContext {
             }
         }
         let state = self.state_bytes();
+        let same = state == expected.state;
         for (i, (e, s)) in expected.state.chunks(8).zip(state.chunks(8)).enumerate() {
+            if same {
+                break;
+            }
             if e != s {
                 let _ = writeln!(text, "  state+{:#x}: {} / {}", 8 * i, hex(e), hex(s));
             }
         }
-        for (&host, &byte) in &expected.stores {
+        for &(host, byte) in &expected.stores {
+            if expected.stored(host) != Some(byte) {
+                continue;
+            }
             let now = host_load(host, 1) as u8;
             if now != byte {
                 let _ = writeln!(text, "  memory at host {host:#x}: {byte:02x} / {now:02x}");
             }
         }
-        let raced = |(host, seen): (&usize, &u8)| {
-            !expected.stores.contains_key(host) && host_load(*host, 1) as u8 != *seen
-        };
+        let raced =
+            |&(host, seen): &(usize, u8)| expected.stored(host).is_none() && host_load(host, 1) as u8 != seen;
         if text.is_empty() || expected.loads.iter().any(raced) {
             return Ok(());
         }
