@@ -136,8 +136,14 @@ fn left_out(code: Code, mnemonic: Mnemonic) -> bool {
 fn is_undocumented_x87(code: Code) -> bool {
     matches!(
         code,
-        Code::Fstp_sti_DFD0 | Code::Fstp_sti_DFD8 | Code::Fxch_st0_sti_DDC8 | Code::Fxch_st0_sti_DFC8
-            | Code::Fcom_st0_sti_DCD0 | Code::Fcomp_st0_sti_DCD8 | Code::Fcomp_st0_sti_DED0 | Code::Fstpnce_sti
+        Code::Fstp_sti_DFD0
+            | Code::Fstp_sti_DFD8
+            | Code::Fxch_st0_sti_DDC8
+            | Code::Fxch_st0_sti_DFC8
+            | Code::Fcom_st0_sti_DCD0
+            | Code::Fcomp_st0_sti_DCD8
+            | Code::Fcomp_st0_sti_DED0
+            | Code::Fstpnce_sti
             | Code::Ffreep_sti
     )
 }
@@ -177,7 +183,10 @@ pub fn group(code: Code) -> Option<Group> {
         Group::Bits
     } else if uses(|k| matches!(k, Kind::seg_rSI | Kind::es_rDI)) {
         Group::String
-    } else if !matches!(code.flow_control(), FlowControl::Next | FlowControl::Interrupt | FlowControl::Exception) {
+    } else if !matches!(
+        code.flow_control(),
+        FlowControl::Next | FlowControl::Interrupt | FlowControl::Exception
+    ) {
         if matches!(
             code.flow_control(),
             FlowControl::ConditionalBranch
@@ -198,7 +207,10 @@ pub fn group(code: Code) -> Option<Group> {
 }
 
 fn is_far(code: Code) -> bool {
-    code.is_jmp_far() || code.is_call_far() || code.is_jmp_far_indirect() || code.is_call_far_indirect()
+    code.is_jmp_far()
+        || code.is_call_far()
+        || code.is_jmp_far_indirect()
+        || code.is_call_far_indirect()
         || code.mnemonic() == Mnemonic::Retf
 }
 
@@ -313,7 +325,13 @@ fn memory_operand(random: &mut Random, insn: &mut Instruction, mode: Mode, vsib:
             }
             let (d, size) = displacement(random);
             insn.set_memory_displacement64(d as u64);
-            insn.set_memory_displ_size(if with_base { size } else if wide { 8 } else { 4 });
+            insn.set_memory_displ_size(if with_base {
+                size
+            } else if wide {
+                8
+            } else {
+                4
+            });
         }
     }
     if insn.memory_displ_size() == 4 || !wide {
@@ -336,8 +354,13 @@ fn build(random: &mut Random, code: Code, mode: Mode) -> Option<Vec<u8>> {
         };
         let memory = !random.one_in(3);
         match kind {
-            Kind::r8_or_mem | Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem | Kind::mm_or_mem
-            | Kind::xmm_or_mem | Kind::ymm_or_mem
+            Kind::r8_or_mem
+            | Kind::r16_or_mem
+            | Kind::r32_or_mem
+            | Kind::r64_or_mem
+            | Kind::mm_or_mem
+            | Kind::xmm_or_mem
+            | Kind::ymm_or_mem
                 if memory =>
             {
                 insn.set_op_kind(i, OpKind::Memory);
@@ -385,10 +408,8 @@ fn build(random: &mut Random, code: Code, mode: Mode) -> Option<Vec<u8>> {
             Kind::rax => register(Register::RAX),
             Kind::st0 => register(Register::ST0),
             Kind::sti_opcode => register(Register::ST0 + random.below(8) as u32),
-            Kind::seg_rDI => insn.set_op_kind(
-                i,
-                if mode == Mode::Long { OpKind::MemorySegRDI } else { OpKind::MemorySegEDI },
-            ),
+            Kind::seg_rDI => insn
+                .set_op_kind(i, if mode == Mode::Long { OpKind::MemorySegRDI } else { OpKind::MemorySegEDI }),
             Kind::seg_rBX_al => {
                 insn.set_op_kind(i, OpKind::Memory);
                 insn.set_memory_base(if mode == Mode::Long { Register::RBX } else { Register::EBX });
@@ -471,7 +492,9 @@ fn immediate(random: &mut Random, insn: &mut Instruction, i: u32, kind: Kind, ip
         OpKind::Immediate8to32 => insn.set_immediate8to32(i32::from(value as i8)),
         OpKind::Immediate8to64 => insn.set_immediate8to64(i64::from(value as i8)),
         // ENTER's frame, RET's stack adjustment.
-        OpKind::Immediate16 => insn.set_immediate16(if random.one_in(2) { value as u16 } else { small as u16 }),
+        OpKind::Immediate16 => {
+            insn.set_immediate16(if random.one_in(2) { value as u16 } else { small as u16 })
+        }
         OpKind::Immediate32 => insn.set_immediate32(value as u32),
         OpKind::Immediate32to64 => insn.set_immediate32to64(i64::from(value as i32)),
         _ => insn.set_immediate64(value),
@@ -523,7 +546,9 @@ pub fn instruction(random: &mut Random, group: Group, mode: Mode) -> Vec<u8> {
 /// The bytes of an instruction of `code`, if its operands can be drawn.
 pub fn instruction_of(random: &mut Random, code: Code, mode: Mode) -> Option<Vec<u8>> {
     if codes(Group::String, mode).contains(&code) {
-        return (0..2000).map(|_| string(random, mode)).find(|b| decode(b, place::START, mode).code() == code);
+        return (0..2000)
+            .map(|_| string(random, mode))
+            .find(|b| decode(b, place::START, mode).code() == code);
     }
     (0..200).find_map(|_| build(random, code, mode))
 }
@@ -703,7 +728,8 @@ impl Shaper<'_> {
                 self.set(1, v);
             }
             M::Bt | M::Bts | M::Btr | M::Btc if insn.op0_kind() == OpKind::Memory => {
-                if let Some(n) = (insn.op1_kind() == OpKind::Register).then(|| number(insn.op1_register())).flatten()
+                if let Some(n) =
+                    (insn.op1_kind() == OpKind::Register).then(|| number(insn.op1_register())).flatten()
                 {
                     let v = (self.random.below(0x4000) as i64 - 0x2000) as u64;
                     self.set(n, v);
@@ -777,10 +803,8 @@ impl Shaper<'_> {
             }
             _ => {}
         }
-        let extended = matches!(
-            insn.memory_size(),
-            iced_x86::MemorySize::Float80 | iced_x86::MemorySize::Bcd
-        );
+        let extended =
+            matches!(insn.memory_size(), iced_x86::MemorySize::Float80 | iced_x86::MemorySize::Bcd);
         if extended && let Some(at) = self.address_of(insn) {
             let (m, e) = self.random.extended();
             let mut bytes = m.to_le_bytes().to_vec();
@@ -888,12 +912,16 @@ pub fn stream(random: &mut Random, groups: &[Group], mode: Mode, length: usize) 
         tries += 1;
         let bytes = instruction(&mut draw, draw_group(&mut Random::new(seed ^ tries as u64), groups), mode);
         let insn = decode(&bytes, place::START + code.len() as u64, mode);
+        if insn.len() != bytes.len() {
+            // FWAIT and another instruction.
+            continue;
+        }
         let rip_relative = insn.is_ip_rel_memory_operand();
         if insn.rflags_read() & undefined != 0
             || rip_relative
             || insn.flow_control() != FlowControl::Next
             || insn.is_string_instruction()
-            || crate::undefined::result_is_undefined(&insn)
+            || crate::undefined::only_alone(&insn)
         {
             continue;
         }

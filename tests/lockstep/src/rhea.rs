@@ -216,13 +216,8 @@ impl Rhea {
             tsc_hz: 1_000_000_000,
             random_seed: 1,
         });
-        let parts = VcpuParts {
-            index: 0,
-            memory: memory.clone(),
-            io,
-            clock: Arc::new(|| 0),
-            data: Box::new(cpu),
-        };
+        let parts =
+            VcpuParts { index: 0, memory: memory.clone(), io, clock: Arc::new(|| 0), data: Box::new(cpu) };
         let state = model.reset_state(true);
         let cx = VcpuContext::new(&engine, parts, state).expect("a vCPU");
         let rhea = Rhea { cx, engine, low, user, memory, code: vec![0; place::CODE_LEN] };
@@ -268,11 +263,7 @@ impl Rhea {
         put(kernel(GDT) + u64::from(KERNEL_CS), 0x00af_9b00_0000_ffff);
         self.low.write(kernel(TSS) + 4, 8, STACK_TOP);
         for i in 0..place::READ_ONLY_LEN {
-            self.user.write(
-                place::READ_ONLY - USER_PHYS + i as u64,
-                1,
-                u64::from(place::read_only_byte(i)),
-            );
+            self.user.write(place::READ_ONLY - USER_PHYS + i as u64, 1, u64::from(place::read_only_byte(i)));
         }
     }
 
@@ -381,14 +372,8 @@ impl Rhea {
         let frame = st.gpr[4];
         let has_code = matches!(vector, 8 | 10..=14 | 17 | 21);
         let cr2 = st.cr[2];
-        let mut state = State {
-            gpr: st.gpr,
-            rip: 0,
-            rflags: 0,
-            vec: st.vec,
-            mxcsr: st.mxcsr | float,
-            x87: start.x87,
-        };
+        let mut state =
+            State { gpr: st.gpr, rip: 0, rflags: 0, vec: st.vec, mxcsr: st.mxcsr | float, x87: start.x87 };
         let x = &mut state.x87;
         let mut status = st.x87_sw | x87_float;
         if status & !st.x87_cw & 0x3f != 0 {

@@ -156,7 +156,6 @@ fn sha_opcode(op: Op) -> Option<VOpcode> {
 
 impl Emitter<'_> {
     pub fn emit_vector(&mut self, i: &Inst) -> Result<(), Unsupported> {
-        self.check_vector_width(i)?;
         if i.op as u8 >= Op::FAdd as u8 && i.op as u8 <= Op::VConvert as u8 {
             return self.emit_float(i);
         }
@@ -717,7 +716,6 @@ impl Emitter<'_> {
     }
 
     pub fn emit_vector_select(&mut self, i: &Inst) -> Result<(), Unsupported> {
-        self.check_vector_width(i)?;
         let rb = self.use_xmm(i.b);
         let dst = self.alloc_xmm();
         let c = self.root(i.c);
