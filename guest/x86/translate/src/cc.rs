@@ -326,21 +326,7 @@ impl Translator<'_> {
                 let c = self.b.zext(Type::I8, c);
                 if inverted { self.not(c) } else { c }
             }),
-            Flags::Sub { a, b, r } => match base {
-                C::b => Some(self.b.icmp(turn(Cond::LtU), a, b)),
-                C::be => Some(self.b.icmp(turn(Cond::LeU), a, b)),
-                C::e => Some(self.b.icmp(turn(Cond::Eq), a, b)),
-                C::l => Some(self.b.icmp(turn(Cond::LtS), a, b)),
-                C::le => Some(self.b.icmp(turn(Cond::LeS), a, b)),
-                C::s => Some(self.b.icmp_imm(turn(Cond::LtS), r, 0)),
-                C::p => Some(self.parity(r, inverted)),
-                _ => {
-                    let x = self.b.xor(a, b);
-                    let y = self.b.xor(a, r);
-                    let z = self.b.and(x, y);
-                    Some(self.b.icmp_imm(turn(Cond::LtS), z, 0))
-                }
-            },
+            Flags::Sub { a, b, r } => Some(self.of_difference(base, inverted, a, b, r)),
             Flags::Logic { r } => match base {
                 C::b | C::o => Some(self.b.iconst(Type::I8, u64::from(inverted))),
                 C::be | C::e => Some(self.b.icmp_imm(turn(Cond::Eq), r, 0)),
@@ -348,31 +334,7 @@ impl Translator<'_> {
                 C::le => Some(self.b.icmp_imm(turn(Cond::LeS), r, 0)),
                 _ => Some(self.parity(r, inverted)),
             },
-            Flags::Add { a, b, r } => match base {
-                C::b => Some(self.b.icmp(turn(Cond::LtU), r, b)),
-                C::e => Some(self.b.icmp_imm(turn(Cond::Eq), r, 0)),
-                C::s => Some(self.b.icmp_imm(turn(Cond::LtS), r, 0)),
-                C::p => Some(self.parity(r, inverted)),
-                C::be => {
-                    let c = self.b.icmp(Cond::LtU, r, b);
-                    Some(self.or_zero(c, r, inverted))
-                }
-                _ => {
-                    // The sign of (a ^ r) & (b ^ r) is OF; with the sign of r it gives the true sign of the sum.
-                    let x = self.b.xor(a, r);
-                    let y = self.b.xor(b, r);
-                    let z = self.b.and(x, y);
-                    if base == C::o {
-                        return Some(self.b.icmp_imm(turn(Cond::LtS), z, 0));
-                    }
-                    let s = self.b.xor(z, r);
-                    if base == C::l {
-                        return Some(self.b.icmp_imm(turn(Cond::LtS), s, 0));
-                    }
-                    let less = self.b.icmp_imm(Cond::LtS, s, 0);
-                    Some(self.or_zero(less, r, inverted))
-                }
-            },
+            Flags::Add { a, b, r } => Some(self.of_sum(base, inverted, a, b, r)),
             Flags::Inc { a, r } | Flags::Dec { a, r } => {
                 self.inc_dec(base, inverted, matches!(self.flags, Flags::Inc { .. }), a, r)
             }
@@ -430,6 +392,58 @@ impl Translator<'_> {
         let carry = self.carry();
         self.carry_source = std::mem::replace(&mut self.flags, now);
         carry
+    }
+
+    /// Conditions after `r = a - b`.
+    fn of_difference(&mut self, base: ConditionCode, inverted: bool, a: Val, b: Val, r: Val) -> Val {
+        use ConditionCode as C;
+        let turn = |c: Cond| if inverted { c.invert() } else { c };
+        match base {
+            C::b => self.b.icmp(turn(Cond::LtU), a, b),
+            C::be => self.b.icmp(turn(Cond::LeU), a, b),
+            C::e => self.b.icmp(turn(Cond::Eq), a, b),
+            C::l => self.b.icmp(turn(Cond::LtS), a, b),
+            C::le => self.b.icmp(turn(Cond::LeS), a, b),
+            C::s => self.b.icmp_imm(turn(Cond::LtS), r, 0),
+            C::p => self.parity(r, inverted),
+            _ => {
+                let x = self.b.xor(a, b);
+                let y = self.b.xor(a, r);
+                let z = self.b.and(x, y);
+                self.b.icmp_imm(turn(Cond::LtS), z, 0)
+            }
+        }
+    }
+
+    /// Conditions after `r = a + b`.
+    fn of_sum(&mut self, base: ConditionCode, inverted: bool, a: Val, b: Val, r: Val) -> Val {
+        use ConditionCode as C;
+        let turn = |c: Cond| if inverted { c.invert() } else { c };
+        match base {
+            C::b => self.b.icmp(turn(Cond::LtU), r, b),
+            C::e => self.b.icmp_imm(turn(Cond::Eq), r, 0),
+            C::s => self.b.icmp_imm(turn(Cond::LtS), r, 0),
+            C::p => self.parity(r, inverted),
+            C::be => {
+                let c = self.b.icmp(Cond::LtU, r, b);
+                self.or_zero(c, r, inverted)
+            }
+            _ => {
+                // The sign of (a ^ r) & (b ^ r) is OF; with the sign of r it gives the true sign of the sum.
+                let x = self.b.xor(a, r);
+                let y = self.b.xor(b, r);
+                let z = self.b.and(x, y);
+                if base == C::o {
+                    return self.b.icmp_imm(turn(Cond::LtS), z, 0);
+                }
+                let s = self.b.xor(z, r);
+                if base == C::l {
+                    return self.b.icmp_imm(turn(Cond::LtS), s, 0);
+                }
+                let less = self.b.icmp_imm(Cond::LtS, s, 0);
+                self.or_zero(less, r, inverted)
+            }
+        }
     }
 
     /// Conditions after INC and DEC: the operand's distance from the edge gives the signed ones.

@@ -1,8 +1,9 @@
 //! The state of a translation in progress: what every instruction's function works on.
 
 use iced_x86::{Instruction, OpKind, Register};
-use rhea_ir::{Builder, Exit, MemFlags, Target, Type, Val};
+use rhea_ir::{Builder, Cond, Exit, MemFlags, Target, Type, Val};
 use rhea_x86_state::mode;
+use rhea_x86_state::state::seg;
 
 use crate::cc::Flags;
 use crate::helpers;
@@ -189,6 +190,14 @@ impl<'a> Translator<'a> {
     /// Ends the unit after this instruction, with the mode word unchanged.
     pub fn end_after(&mut self) {
         let next = self.next_pc;
+        if !self.is64() && self.mode & mode::CHECK_SEGMENTS != 0 {
+            // Execution may run past the segment's end: that fault is the next instruction's.
+            let limit = self.b.get(crate::slots::segment_limit(seg::CS));
+            let pc = self.b.iconst(Type::I32, next);
+            let out = self.b.icmp(Cond::GtU, pc, limit);
+            let exit = Exit::Leave { reason: reasons::fault(reasons::vector::GP), pc: Some(next) };
+            self.b.exit_if(out, exit);
+        }
         self.jump(Target::Static(next));
     }
 
