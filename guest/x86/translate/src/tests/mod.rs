@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod golden;
+mod machine;
 
 use crate::features::InstructionSet;
 use crate::{helpers, unit};
