@@ -19,14 +19,18 @@ pub fn known(case: &Case, insn: &Instruction, left: &Ended, right: &Ended) -> Op
         return Some("#AC comes before #GP for an address that is neither aligned nor canonical");
     }
     if starts_wide(case, insn, left) {
-        return Some("REP with 32-bit addresses in 64-bit mode clears upper halves before the first iteration");
+        return Some(
+            "REP with 32-bit addresses in 64-bit mode clears upper halves before the first iteration",
+        );
     }
     None
 }
 
 fn is_canonical_gap(insn: &Instruction, left: &Ended, right: &Ended) -> bool {
-    matches!(insn.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return)
-        && left.trap.vector == 13
+    matches!(
+        insn.flow_control(),
+        FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return
+    ) && left.trap.vector == 13
         && right.trap.vector == 13
         && left.state.rip == insn.ip()
 }

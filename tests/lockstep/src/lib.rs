@@ -9,14 +9,16 @@
 //! - [`generate`]: instructions of every encoding, with operands that make sense.
 //! - [`undefined`]: what the manuals leave open.
 //! - [`gaps`]: defects that are known.
+//! - [`properties`]: what holds for any input: the bodies of the fuzz targets.
 //! - [`compare`]: all of it together.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub mod host;
-pub mod place;
 pub mod compare;
 pub mod gaps;
 pub mod generate;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod host;
+pub mod place;
+pub mod properties;
 pub mod random;
 pub mod rhea;
 pub mod state;

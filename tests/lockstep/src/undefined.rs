@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 
 use crate::generate::Case;
-use crate::state::{Ended, FLAGS, State};
+use crate::state::{Ended, FLAGS, Mode, State};
 
 /// RFLAGS positions of iced's flag bits.
 fn in_rflags(bits: u32) -> u64 {
@@ -42,7 +42,9 @@ pub fn flags(insn: &Instruction, start: &State) -> u64 {
     use Mnemonic as M;
     let mut mask = in_rflags(insn.rflags_undefined());
     match insn.mnemonic() {
-        M::Shl | M::Shr | M::Sal | M::Shld | M::Shrd if count(insn, start) >= width(insn) => mask |= FLAGS & !0x400,
+        M::Shl | M::Shr | M::Sal | M::Shld | M::Shrd if count(insn, start) >= width(insn) => {
+            mask |= FLAGS & !0x400
+        }
         M::Sar if count(insn, start) > width(insn) => mask |= 1,
         M::Rcl | M::Rcr | M::Rol | M::Ror | M::Sar if count(insn, start) > 1 => mask |= 1 << 11,
         _ => {}
@@ -53,9 +55,42 @@ pub fn flags(insn: &Instruction, start: &State) -> u64 {
 /// The destination may be undefined (depending on operands), so nothing may depend on it.
 pub fn result_is_undefined(insn: &Instruction) -> bool {
     use Mnemonic as M;
-    matches!(insn.mnemonic(), M::Bsf | M::Bsr | M::Shld | M::Shrd | M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss)
-        || is_approximate(insn)
+    matches!(
+        insn.mnemonic(),
+        M::Bsf | M::Bsr | M::Shld | M::Shrd | M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss
+    ) || is_approximate(insn)
         || insn.mnemonic() == M::Bswap && width(insn) == 16
+}
+
+/// Instructions whose outcome may depend on the maker, or meets a known defect, and which are only compared alone.
+pub fn only_alone(insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    use iced_x86::MemorySize as Size;
+    result_is_undefined(insn)
+        || stores_status(insn)
+        || is_x87(insn) && matches!(insn.memory_size(), Size::Float32 | Size::Float64)
+        || matches!(
+            insn.mnemonic(),
+            M::Sha1msg1
+                | M::Sha1msg2
+                | M::Sha1nexte
+                | M::Sha1rnds4
+                | M::Sha256msg1
+                | M::Sha256msg2
+                | M::Sha256rnds2
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+                | M::Ldmxcsr
+                | M::Vldmxcsr
+                | M::Movsxd
+                | M::Enter
+                | M::Dpps
+                | M::Dppd
+                | M::Vdpps
+                | M::Vdppd
+                | M::Cmpxchg
+        )
 }
 
 /// The result is an approximation within a bound that the manual gives.
@@ -63,8 +98,22 @@ pub fn is_approximate(insn: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(
         insn.mnemonic(),
-        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss
-            | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos
+        M::Rcpps
+            | M::Rcpss
+            | M::Rsqrtps
+            | M::Rsqrtss
+            | M::Vrcpps
+            | M::Vrcpss
+            | M::Vrsqrtps
+            | M::Vrsqrtss
+            | M::F2xm1
+            | M::Fyl2x
+            | M::Fyl2xp1
+            | M::Fptan
+            | M::Fpatan
+            | M::Fsin
+            | M::Fcos
+            | M::Fsincos
     )
 }
 
@@ -77,7 +126,7 @@ pub fn is_x87(insn: &Instruction) -> bool {
 
 /// x87 condition codes (status word bits) that `insn` defines; the others are undefined after it.
 ///
-/// C1 tells whether an inexact result was rounded up; see [`X87_COMPARED`].
+/// C1 also tells whether an inexact result was rounded up, which Rhea does not keep: it is not compared there.
 fn x87_defined(insn: &Instruction) -> u16 {
     use Mnemonic as M;
     const C0: u16 = 0x100;
@@ -85,16 +134,31 @@ fn x87_defined(insn: &Instruction) -> u16 {
     const C2: u16 = 0x400;
     const C3: u16 = 0x4000;
     match insn.mnemonic() {
-        M::Fcom | M::Fcomp | M::Fcompp | M::Fucom | M::Fucomp | M::Fucompp | M::Ficom | M::Ficomp | M::Ftst => {
-            C0 | C2 | C3
-        }
+        M::Fcom
+        | M::Fcomp
+        | M::Fcompp
+        | M::Fucom
+        | M::Fucomp
+        | M::Fucompp
+        | M::Ficom
+        | M::Ficomp
+        | M::Ftst => C0 | C2 | C3,
         M::Fxam | M::Fprem | M::Fprem1 => C0 | C1 | C2 | C3,
         M::Fsin | M::Fcos | M::Fsincos | M::Fptan => C2,
-        // No x87 state involved, or the status word is left alone.
-        M::Fldcw | M::Fnstcw | M::Fnstsw | M::Fstsw | M::Fstcw | M::Fnop => C0 | C1 | C2 | C3,
-        M::Fclex | M::Fnclex => 0,
+        _ if leaves_status(insn) => C0 | C1 | C2 | C3,
         _ => 0,
     }
+}
+
+/// Whether an x87 instruction does not touch the condition codes.
+fn leaves_status(insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(insn.mnemonic(), M::Fldcw | M::Fnstcw | M::Fnstsw | M::Fstsw | M::Fstcw | M::Fnop | M::Wait)
+}
+
+/// Whether `insn` stores the status word, undefined condition codes included.
+pub fn stores_status(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), Mnemonic::Fnstsw | Mnemonic::Fstsw)
 }
 
 /// Whether a page in the kernel's half of the address space is present is the host kernel's affair.
@@ -109,9 +173,13 @@ pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool
     use Mnemonic as M;
     match insn.mnemonic() {
         // Whether unaligned memory operands are faults.
-        M::Sha1msg1 | M::Sha1msg2 | M::Sha1nexte | M::Sha1rnds4 | M::Sha256msg1 | M::Sha256msg2 | M::Sha256rnds2 => {
-            insn.memory_size() != iced_x86::MemorySize::Unknown
-        }
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => insn.memory_size() != iced_x86::MemorySize::Unknown,
         // Whether bytes that are masked out can fault.
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => matches!(left.trap.vector, 14 | 17),
         // MXCSR.MM (misaligned SSE mode), bit 17.
@@ -122,6 +190,16 @@ pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool
         M::Enter => start.rflags & crate::state::AC != 0,
         _ => false,
     }
+}
+
+/// Whether an access beyond the last byte of a 4 GiB segment is a fault of the segment or wraps is the processor's
+/// choice (SDM vol. 3, 5.3).
+pub fn wraps(case: &Case, left: &Ended, right: &Ended) -> bool {
+    case.mode == Mode::Compat
+        && matches!(left.trap.vector, 12 | 13)
+        && right.trap.vector == 14
+        && right.trap.address >= 0xffff_ffe0
+        && left.state.rip == right.state.rip
 }
 
 /// Makes the parts of `right` that the manual leaves undefined after `insn` (started from `start`) those of `left`.
@@ -176,15 +254,20 @@ pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
     let mut open = 0;
     let mut x87_open = 0;
     for insn in &case.instructions {
-        if insn.ip() >= left.state.rip {
+        if insn.ip() >= left.state.rip && !case.loops {
             break;
         }
         // Counts and operands inside a stream are not known here: every flag that may be undefined is left out.
         let worst = in_rflags(insn.rflags_undefined()) | if is_shift(insn) { FLAGS & !0x400 } else { 0 };
-        open = open & !in_rflags(insn.rflags_modified()) | worst;
-        if is_x87(insn) {
-            x87_open = 0x4700 & !x87_defined(insn);
+        let modified = if case.loops { 0 } else { insn.rflags_modified() };
+        open = open & !in_rflags(modified) | worst;
+        if is_x87(insn) && !leaves_status(insn) {
+            x87_open = if case.loops { 0x4700 } else { 0x4700 & !x87_defined(insn) };
         }
+    }
+    if left.trap.vector == 6 && case.loops {
+        // The loop ends with instructions that define every flag.
+        open = 0;
     }
     right.state.rflags = right.state.rflags & !open | left.state.rflags & open;
     right.state.x87.status = right.state.x87.status & !x87_open | left.state.x87.status & x87_open;
@@ -218,7 +301,9 @@ fn close32(a: u32, b: u32) -> bool {
     let (x, y) = (f32::from_bits(a), f32::from_bits(b));
     if x.is_nan() || y.is_nan() || x.is_infinite() || y.is_infinite() || x == 0.0 || y == 0.0 {
         // Results near the edge of the range may or may not be flushed.
-        return a == b || x == y || x.abs().min(y.abs()) < 2.0 * f32::MIN_POSITIVE && x.abs().max(y.abs()) < 1e-37;
+        return a == b
+            || x == y
+            || x.abs().min(y.abs()) < 2.0 * f32::MIN_POSITIVE && x.abs().max(y.abs()) < 1e-37;
     }
     // Relative error at most 1.5 * 2^-12 on each side.
     (f64::from(x) / f64::from(y) - 1.0).abs() <= 2.0 * 1.5 / 4096.0

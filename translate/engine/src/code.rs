@@ -38,6 +38,7 @@ use rhea_memory::RamBlock;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::offset_of;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -65,6 +66,8 @@ pub struct EngineConfig {
     pub no_chain: bool,
     /// Run each unit in the interpreter first and compare.
     pub lockstep: bool,
+    /// Units that start outside this range of PCs are interpreted: for finding the unit that is compiled wrongly.
+    pub baseline_range: Option<RangeInclusive<u64>>,
     /// Counts instructions and turns them into virtual time. Engines that count run one vCPU.
     pub icount: Option<Arc<InstructionCounter>>,
     /// Where `-d` output goes.
@@ -79,6 +82,7 @@ impl Default for EngineConfig {
             max_insns: 64,
             no_chain: false,
             lockstep: false,
+            baseline_range: None,
             icount: None,
             trace: Trace::default(),
         }
@@ -217,6 +221,8 @@ pub(crate) enum Found {
         epoch: u64,
         /// `Engine::drops` when it was found.
         drops: u64,
+        /// Its IR, in lockstep.
+        ir: Option<Arc<Interpreted>>,
     },
     /// For the interpreter.
     Interpret(Arc<Interpreted>),
@@ -266,7 +272,7 @@ impl Engine {
             .iter()
             .map(|h| HelperTarget { info: h.info, address: h.function as usize as u64 })
             .collect();
-        let size = (bytes - THUNK_BYTES) / SEGMENTS & !63;
+        let size = ((bytes - THUNK_BYTES) / SEGMENTS) & !63;
         let segments = (0..SEGMENTS)
             .map(|i| {
                 let start = THUNK_BYTES + i * size;
@@ -328,7 +334,8 @@ impl Engine {
     /// Adds a vCPU; false if there cannot be another.
     pub(crate) fn register(&self, vcpu: &Arc<VcpuShared>) -> bool {
         let mut vcpus = self.vcpus.lock();
-        let room = self.config.icount.is_none() || vcpus.is_empty();
+        let alone = self.config.icount.is_some() || self.config.lockstep;
+        let room = !alone || vcpus.is_empty();
         if room {
             vcpus.push(vcpu.clone());
         }
@@ -507,6 +514,7 @@ impl Engine {
                 crosses: record.page2 != 0,
                 epoch: code.epoch,
                 drops: self.drops.load(Ordering::Relaxed),
+                ir: record.ir.clone(),
             },
         }
     }
@@ -559,7 +567,8 @@ impl Engine {
             sites: 0,
             incoming: Vec::new(),
         };
-        let compiled = match self.config.tier {
+        let tier = if self.compiles(key.pc) { Tier::Baseline } else { Tier::Interpreter };
+        let compiled = match tier {
             Tier::Baseline => match self.compile(code, unit, number, &mut record) {
                 Ok(done) => done,
                 Err(Full) => {
@@ -569,8 +578,8 @@ impl Engine {
             },
             Tier::Interpreter => false,
         };
-        if !compiled {
-            cx.stats.unsupported += u64::from(self.config.tier == Tier::Baseline);
+        cx.stats.unsupported += u64::from(!compiled && tier == Tier::Baseline);
+        if !compiled || self.config.lockstep {
             record.ir =
                 Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2, true)));
         }
@@ -583,6 +592,12 @@ impl Engine {
         cx.stats.code_bytes += record.code.1 as u64;
         let bytes = unit.insts.len() * size_of::<Inst>() + 512;
         self.enter_record(code, number, record, bytes)
+    }
+
+    /// Whether units at `pc` are compiled.
+    fn compiles(&self, pc: u64) -> bool {
+        self.config.tier == Tier::Baseline
+            && self.config.baseline_range.as_ref().is_none_or(|range| range.contains(&pc))
     }
 
     /// Enters a finished unit in the tables.
@@ -606,7 +621,7 @@ impl Engine {
                 if code.units[unit as usize].as_ref().is_some_and(|r| r.serial == serial) {
                     self.drop_unit(code, unit);
                 }
-                if code.interpreted.len() % 1024 == 0 {
+                if code.interpreted.len().is_multiple_of(1024) {
                     Self::forget_empty_pages(code);
                 }
             }
@@ -710,7 +725,6 @@ impl Engine {
                 // Another vCPU was faster.
                 return;
             }
-            cx.stats.evictions += 1;
             code.current = (code.current + 1) % SEGMENTS;
             let segment = &mut code.segments[code.current];
             code.cursor = segment.start;
@@ -718,6 +732,7 @@ impl Engine {
             if units.is_empty() {
                 return;
             }
+            cx.stats.evictions += 1;
             for (start, unit) in units {
                 if code.units[unit as usize].as_ref().is_some_and(|r| r.code.0 == start) {
                     self.drop_unit(code, unit);

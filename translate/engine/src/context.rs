@@ -9,7 +9,6 @@ use rhea_ir::{Builder, HelperInfo, MemFlags, Rmw};
 use rhea_memory::AddressSpace;
 use std::any::{Any, TypeId};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// Leave reason of the engine's own: a store hit the code of the running unit; execute this instruction alone.
 pub const REASON_RESTART: u32 = 0x7fff_fff0;
@@ -42,6 +41,8 @@ pub struct VcpuContext {
     /// Units in use by the interpreter tier, by jump-cache index.
     pub(crate) interpreted: Vec<Option<crate::interpret::Cached>>,
     pub(crate) one_insn: bool,
+    /// Buffers of lockstep.
+    pub(crate) prediction: Box<crate::lockstep::Prediction>,
     /// The guest is to be asked whether it waits, events or not.
     pub(crate) fresh: bool,
     pub(crate) stats: crate::stats::Stats,
@@ -63,7 +64,7 @@ impl VcpuContext {
         unsafe { memory.state_ptr().cast::<S>().write(state) };
         let shared = Arc::new(VcpuShared::new(parts.index, memory.clone()));
         if !engine.register(&shared) {
-            return Err(std::io::Error::other("counting instructions works with one vCPU only"));
+            return Err(std::io::Error::other("counting instructions and lockstep work with one vCPU only"));
         }
         let env = Env::new(engine, memory, parts.memory.clone(), parts.io, shared.clone(), parts.clock);
         let weak = Arc::downgrade(&shared);
@@ -83,6 +84,7 @@ impl VcpuContext {
             helpers: engine.helpers().to_vec(),
             interpreted: Vec::new(),
             one_insn: false,
+            prediction: Box::default(),
             fresh: true,
             stats: crate::stats::Stats::default(),
         });
@@ -154,6 +156,13 @@ impl VcpuContext {
         unsafe { (*self.env.frame_mut()).leave_reason = reason + 1 };
     }
 
+    /// The reason of a request to leave that has not been taken.
+    pub(crate) fn leave_requested(&mut self) -> Option<u32> {
+        let frame = self.env.frame_mut();
+        // SAFETY: as in `leave`.
+        unsafe { (*frame).leave_reason }.checked_sub(1)
+    }
+
     /// Takes a request to leave.
     pub(crate) fn take_leave(&mut self) -> Option<u32> {
         let frame = self.env.frame_mut();
@@ -209,18 +218,7 @@ impl VcpuContext {
             return;
         }
         self.env.store_at(page, vaddr, size, value);
-        if page.is_writable_ram() {
-            self.after_store(page, vaddr, size as usize);
-        }
-    }
-
-    /// After a store to RAM that was not known to hold code: code may have been translated from it meanwhile.
-    fn after_store(&mut self, page: &PageRef, vaddr: u64, len: usize) {
-        // A translator sets the flag and then reads the bytes; we have stored and now read the flag.
-        fence(Ordering::SeqCst);
-        if page.has_code() {
-            self.engine.ram_changed(page.host + (vaddr % PAGE) as usize, len);
-        }
+        self.env.after_store(page, vaddr, size as usize);
     }
 
     /// Loads bytes, crossing at most one page boundary.
@@ -241,6 +239,9 @@ impl VcpuContext {
     }
 
     fn load_part(&mut self, page: &PageRef, vaddr: u64, out: &mut [u8]) {
+        if page.host != 0 && out.len() > 16 {
+            return crate::host_access::host_read(page.host + (vaddr % PAGE) as usize, out);
+        }
         let mut at = vaddr;
         let mut chunks = out.chunks_exact_mut(8);
         for c in &mut chunks {
@@ -275,6 +276,9 @@ impl VcpuContext {
     }
 
     fn store_part(&mut self, page: &PageRef, vaddr: u64, bytes: &[u8]) {
+        if bytes.len() > 16 && page.is_writable_ram() && !page.has_code() {
+            return crate::host_access::host_write(page.host + (vaddr % PAGE) as usize, bytes);
+        }
         let (mut at, mut rest) = (vaddr, bytes);
         while !rest.is_empty() {
             let size = 1usize << rest.len().ilog2().min(3);
@@ -381,7 +385,7 @@ impl VcpuContext {
             return Ok(self.engine.write_code_page(host, size as usize, &mut self.stats, swap));
         }
         let old = swap();
-        self.after_store(&page, vaddr, size as usize);
+        self.env.after_store(&page, vaddr, size as usize);
         self.env.arm_write(&page, index);
         Ok(old)
     }
@@ -415,7 +419,7 @@ impl VcpuContext {
             && !page.has_code()
             && let Some(old) = crate::env::host_cas128(host, expected, new)
         {
-            self.after_store(&page, vaddr, 16);
+            self.env.after_store(&page, vaddr, 16);
             return Ok(old);
         }
         if !self.one_insn {

@@ -258,6 +258,9 @@ impl VcpuContext {
         if engine.config().tier == Tier::Interpreter {
             return self.run_cached_interpreted(engine, pc, mode);
         }
+        if engine.config().lockstep {
+            return self.run_lockstep(engine, pc, mode);
+        }
         let cached = if link.is_none() { self.env.cached_code(pc) } else { self.env.cached_unlinkable(pc) };
         if let Some(code) = cached {
             return Ok(self.enter(code));
@@ -265,7 +268,7 @@ impl VcpuContext {
         self.stats.lookups += 1;
         let (found, page) = engine.find_or_translate(self, pc, mode)?;
         match found {
-            Found::Code { address, unit, crosses, epoch, drops } => {
+            Found::Code { address, unit, crosses, epoch, drops, .. } => {
                 self.remember(engine, (pc, mode), address, &page, crosses, drops);
                 if let Some(exit) = link {
                     engine.link(exit, unit, epoch);
@@ -274,6 +277,29 @@ impl VcpuContext {
             }
             Found::Interpret(unit) => Ok(self.run_interpreted(&unit)),
         }
+    }
+
+    /// Runs one unit in the interpreter, on the side, and then compiled, and compares.
+    fn run_lockstep(&mut self, engine: &Engine, pc: u64, mode: u64) -> Result<Turn, Leave> {
+        self.stats.lookups += 1;
+        let (found, _) = engine.find_or_translate(self, pc, mode)?;
+        let (address, unit) = match found {
+            Found::Code { address, ir: Some(unit), .. } => (address, unit),
+            Found::Code { address, .. } => return Ok(self.enter(address)),
+            Found::Interpret(unit) => return Ok(self.run_interpreted(&unit)),
+        };
+        let prediction = self.predict(&unit);
+        let returned = self.call_code(address);
+        // With too small an allowance of instructions the unit has not run.
+        let ran =
+            !matches!(ReturnKind::decode(returned), (ReturnKind::Poll, _)) || self.env.counter().is_none();
+        if let Some(p) = prediction {
+            if let Err(text) = self.compare(&unit, mode, &p, ran) {
+                engine.diverged(&text);
+            }
+            self.prediction = p;
+        }
+        Ok(self.returned(returned))
     }
 
     /// Enters an address that was just found in the jump cache.
@@ -324,8 +350,14 @@ impl VcpuContext {
         Ok(self.run_interpreted(&unit))
     }
 
-    /// Enters translated code.
+    /// Runs translated code.
     fn enter(&mut self, code: u64) -> Turn {
+        let returned = self.call_code(code);
+        self.returned(returned)
+    }
+
+    /// Enters translated code; gives what it returns.
+    fn call_code(&mut self, code: u64) -> u64 {
         let enter = self.engine.enter_address();
         let state = self.env.memory_block.state_ptr() as u64;
         // SAFETY: the frame belongs to this vCPU, whose thread this is, and no translated code runs. Each entry stores
@@ -336,10 +368,14 @@ impl VcpuContext {
         // outside translated code). Translated code works on the frame behind `state` and on guest RAM by TLB
         // entries, and calls back with the context pointer stored in the frame, which is `self`: no reference to
         // self or the frame is held across the call.
-        let returned = unsafe {
+        unsafe {
             let enter: extern "sysv64" fn(u64, u64) -> u64 = std::mem::transmute(enter as usize);
             enter(code, state)
-        };
+        }
+    }
+
+    /// Sees why translated code came back.
+    fn returned(&mut self, returned: u64) -> Turn {
         match ReturnKind::decode(returned) {
             (ReturnKind::Leave, _) => match self.take_leave() {
                 Some(reason) => self.after_leave(reason),

@@ -128,6 +128,25 @@ impl VcpuContext {
     }
 }
 
+impl VcpuContext {
+    /// The floating-point environment as the interpreter takes it.
+    pub(crate) fn soft_environment(&self, unit: FloatUnit) -> SoftEnv {
+        let float = &self.env.float;
+        match unit {
+            FloatUnit::Vector => {
+                let env = float.env();
+                SoftEnv {
+                    rounding: rounding(env.rounding),
+                    flush_to_zero: env.flush_to_zero,
+                    denormals_are_zero: env.denormals_are_zero,
+                    ..SoftEnv::SSE
+                }
+            }
+            FloatUnit::X87 => SoftEnv::from_x87_control(0x3f | float.x87_control() as u16),
+        }
+    }
+}
+
 fn rounding(code: u8) -> rhea_softfloat::Rounding {
     use rhea_softfloat::Rounding;
     match code & 3 {
@@ -204,19 +223,7 @@ impl Machine for Host<'_> {
     }
 
     fn float_environment(&mut self, unit: FloatUnit) -> SoftEnv {
-        let float = &self.cx.env.float;
-        match unit {
-            FloatUnit::Vector => {
-                let env = float.env();
-                SoftEnv {
-                    rounding: rounding(env.rounding),
-                    flush_to_zero: env.flush_to_zero,
-                    denormals_are_zero: env.denormals_are_zero,
-                    ..SoftEnv::SSE
-                }
-            }
-            FloatUnit::X87 => SoftEnv::from_x87_control(0x3f | float.x87_control() as u16),
-        }
+        self.cx.soft_environment(unit)
     }
 
     fn raise(&mut self, unit: FloatUnit, flags: Flags) {

@@ -8,6 +8,7 @@
 //! - [`context`]: one vCPU as helpers and the guest see it; full memory accesses.
 //! - [`code`]: the shared cache of units: lookup, chaining, invalidation, eviction.
 //! - [`dispatch`]: the loop.
+//! - `lockstep`: compiled units against the interpreter, while they run.
 //! - [`icount`]: virtual time by counting instructions.
 //!
 //! # Why a unit that is found may run
@@ -27,6 +28,7 @@ pub mod guest;
 mod host_access;
 pub mod icount;
 mod interpret;
+mod lockstep;
 mod pages;
 pub mod stats;
 mod tlb;

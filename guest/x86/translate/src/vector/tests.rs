@@ -109,6 +109,25 @@ fn x87_add_checks_tags_once_and_works_on_the_extended_format() {
     assert!(text.contains("xadd.f80"), "{text}");
 }
 
+/// Every entry of `golden.txt`: a comment with the instruction, its bytes behind `>`, and its IR up to an empty line.
+#[test]
+fn each_family_gives_the_recorded_operations() {
+    let recorded = include_str!("golden.txt");
+    let mut now = String::new();
+    for entry in recorded.split("\n\n").map(str::trim).filter(|e| !e.is_empty()) {
+        let mut lines = entry.lines();
+        let (title, bytes) = (lines.next().expect("a title"), lines.next().expect("bytes"));
+        let code: Vec<u8> = bytes
+            .trim_start_matches("> ")
+            .split(' ')
+            .map(|b| u8::from_str_radix(b, 16).expect("hexadecimal bytes"))
+            .collect();
+        now += &format!("{title}\n{bytes}\n{}\n\n", ir(&code, LONG));
+    }
+    let differs = recorded.lines().zip(now.lines()).find(|(a, b)| a != b);
+    assert!(recorded == now, "first difference (recorded, now): {differs:?}; all of it now:\n{now}");
+}
+
 struct Random(u64);
 
 impl Random {
