@@ -413,6 +413,9 @@ impl<'a> Gen<'a> {
             let v = self.rng.pick(&self.pool.clone());
             self.put(v);
         }
+        if self.rng.chance(30) {
+            self.exit_if();
+        }
         let exit = self.exit();
         self.b.exit(exit);
         self.b.unit.len = (self.pc - PC + 1) as u32;
