@@ -113,7 +113,10 @@ pub struct X86State {
     pub cc_src: u64,
     /// Third operand (carry-in) of the last flag-setting operation.
     pub cc_src2: u64,
-    /// Which operation `cc_dst`/`cc_src`/`cc_src2` describe: a [`CcOp`] as u32.
+    /// Result of an INC or DEC after the operation that set CF; see [`crate::flags`].
+    pub cc_inc: u64,
+    /// Which operation `cc_dst`/`cc_src`/`cc_src2` describe: a [`CcOp`], and
+    /// in bits 8..=15 that of an INC or DEC since.
     pub cc_op: u32,
     /// Direction flag as a step: 0 for forward (DF=0), 1 for backward (DF=1).
     pub df: u32,
@@ -225,6 +228,7 @@ impl X86State {
             cc_dst: 0,
             cc_src: 0,
             cc_src2: 0,
+            cc_inc: 0,
             cc_op: CcOp::Flags as u32,
             df: 0,
             rflags: 2,

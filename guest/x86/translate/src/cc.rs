@@ -62,23 +62,19 @@ pub enum Flags {
         /// Result.
         r: Val,
     },
-    /// `r = a + 1`, carry kept.
+    /// `r = a + 1`; CF is kept (`Translator::carry_source`).
     Inc {
         /// Operand.
         a: Val,
         /// Result.
         r: Val,
-        /// CF from before, I8 0/1.
-        carry: Val,
     },
-    /// `r = a - 1`, carry kept.
+    /// `r = a - 1`; CF is kept.
     Dec {
         /// Operand.
         a: Val,
         /// Result.
         r: Val,
-        /// CF from before, I8 0/1.
-        carry: Val,
     },
     /// Another kind of the flag record with the type of the result: `r` and the record's source operand (the type of
     /// `r` or I64).
@@ -170,12 +166,20 @@ impl Translator<'_> {
         self.flags = Flags::Logic { r };
     }
 
-    /// Flags of `r = a + 1` (`up`) or `r = a - 1`; CF is kept: `carry` was taken by [`Translator::carry`] before.
-    pub fn set_flags_inc_dec(&mut self, up: bool, a: Val, r: Val, carry: Val) {
-        let kind = if up { kind::INC } else { kind::DEC };
-        let c = self.b.zext(Type::I64, carry);
-        self.put_record(kind, self.b.ty(r), r, Some(c));
-        self.flags = if up { Flags::Inc { a, r, carry } } else { Flags::Dec { a, r, carry } };
+    /// Flags of `r = a + 1` (`up`) or `r = a - 1`; CF is kept, and so is the record it comes from.
+    pub fn set_flags_inc_dec(&mut self, up: bool, a: Val, r: Val) {
+        let op = cc_op(if up { kind::INC } else { kind::DEC }, self.b.ty(r));
+        let record = self.b.get(slots::CC_OP);
+        let record = self.b.and_imm(record, (1 << flags::INC_SHIFT) - 1);
+        let inc = self.b.iconst(Type::I32, u64::from(op) << flags::INC_SHIFT);
+        let record = self.b.or(record, inc);
+        self.b.put(slots::CC_OP, record);
+        if !matches!(self.flags, Flags::Inc { .. } | Flags::Dec { .. }) {
+            self.carry_source = self.flags;
+        }
+        self.flags = if up { Flags::Inc { a, r } } else { Flags::Dec { a, r } };
+        let r = self.widen(r);
+        self.b.put(slots::CC_INC, r);
     }
 
     /// Flags by a kind of record that has no form of its own: SHL, SHR, MUL, BMI (`flags::kind`).
@@ -207,6 +211,14 @@ impl Translator<'_> {
             let value = self.b.deposit(value, bit, 0, 1);
             return self.set_flags_value(value);
         }
+        // The operation whose result gives ZF: an INC or DEC since the record, or the record's own.
+        let inc = self.b.bin_imm(Op::Shr, op, u64::from(flags::INC_SHIFT));
+        let after_inc = self.b.icmp_imm(Cond::Ne, inc, 0);
+        let op = self.b.select(after_inc, inc, op);
+        let inc_result = self.b.get(slots::CC_INC);
+        let dst = self.b.get(slots::CC_DST);
+        let dst = self.b.select(after_inc, inc_result, dst);
+        self.b.put(slots::CC_DST, dst);
         // A record of unknown kind: a value gets the bit deposited, any other becomes SHR's with the same width.
         let is_value = self.b.icmp_imm(Cond::LtU, op, 4);
         let width = self.b.and_imm(op, 3);
@@ -269,12 +281,7 @@ impl Translator<'_> {
         if matches!(self.flags, Flags::FloatCompare { .. } | Flags::Relation(_)) {
             return self.b.get(slots::CC_SRC);
         }
-        let op = self.b.get(slots::CC_OP);
-        let dst = self.b.get(slots::CC_DST);
-        let src = self.b.get(slots::CC_SRC);
-        let src2 = self.b.get(slots::CC_SRC2);
-        let v =
-            self.b.call(helpers::COMPUTE_FLAGS, helpers::info(helpers::COMPUTE_FLAGS), &[op, dst, src, src2]);
+        let v = self.b.call(helpers::COMPUTE_FLAGS, helpers::info(helpers::COMPUTE_FLAGS), &[]);
         if self.flags == Flags::Unknown {
             self.flags = Flags::Value(v);
         }
@@ -328,8 +335,8 @@ impl Translator<'_> {
                 _ => Some(self.parity(r, inverted)),
             },
             Flags::Add { a, b, r } => Some(self.of_sum(base, inverted, a, b, r)),
-            Flags::Inc { a, r, carry } | Flags::Dec { a, r, carry } => {
-                self.inc_dec(base, inverted, matches!(self.flags, Flags::Inc { .. }), a, r, carry)
+            Flags::Inc { a, r } | Flags::Dec { a, r } => {
+                self.inc_dec(base, inverted, matches!(self.flags, Flags::Inc { .. }), a, r)
             }
             Flags::Adc { b, carry, r } => match base {
                 C::b => {
@@ -431,28 +438,28 @@ impl Translator<'_> {
         }
     }
 
+    /// CF after INC and DEC: that of the operation before them, whose record still stands.
+    fn kept_carry(&mut self) -> Val {
+        let now = std::mem::replace(&mut self.flags, self.carry_source);
+        let carry = self.carry();
+        self.carry_source = std::mem::replace(&mut self.flags, now);
+        carry
+    }
+
     /// Conditions after INC and DEC: the operand's distance from the edge gives the signed ones.
-    fn inc_dec(
-        &mut self,
-        base: ConditionCode,
-        inverted: bool,
-        up: bool,
-        a: Val,
-        r: Val,
-        carry: Val,
-    ) -> Option<Val> {
+    fn inc_dec(&mut self, base: ConditionCode, inverted: bool, up: bool, a: Val, r: Val) -> Option<Val> {
         use ConditionCode as C;
         let turn = |c: Cond| if inverted { c.invert() } else { c };
         let sign = 1u64 << (self.b.ty(r).bits() - 1);
         Some(match base {
             C::b => {
-                if inverted {
-                    self.not(carry)
-                } else {
-                    carry
-                }
+                let carry = self.kept_carry();
+                if inverted { self.not(carry) } else { carry }
             }
-            C::be => self.or_zero(carry, r, inverted),
+            C::be => {
+                let carry = self.kept_carry();
+                self.or_zero(carry, r, inverted)
+            }
             C::o => self.b.icmp_imm(turn(Cond::Eq), r, if up { sign } else { sign - 1 }),
             // a + 1 < 0, a - 1 < 0 without overflow.
             C::l => self.b.icmp_imm(turn(Cond::LtS), a, if up { u64::MAX } else { 1 }),

@@ -361,13 +361,12 @@ impl Translator<'_> {
     }
 
     fn inc_dec_insn(&mut self, up: bool) {
-        let carry = self.carry();
         let ty = self.operand_type(0);
         let step = if up { 1 } else { u64::MAX };
         if !self.is_memory(0) {
             let a = self.read_operand(0);
             let r = self.b.add_imm(a, step);
-            self.set_flags_inc_dec(up, a, r, carry);
+            self.set_flags_inc_dec(up, a, r);
             return self.write_operand(0, r);
         }
         let addr = self.effective_address(ty.bytes(), true);
@@ -382,7 +381,7 @@ impl Translator<'_> {
             self.store(addr, r);
             (a, r)
         };
-        self.set_flags_inc_dec(up, a, r, carry);
+        self.set_flags_inc_dec(up, a, r);
     }
 
     fn neg(&mut self) {

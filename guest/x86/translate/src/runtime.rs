@@ -47,8 +47,8 @@ fn changed(st: &mut X86State, bus: &Bus<'_>, before: u64) -> u64 {
 
 // ---- arithmetic ----
 
-pub(crate) extern "C" fn compute_flags(_: &mut Cx, op: u64, dst: u64, src: u64, src2: u64) -> u64 {
-    flags::compute(op as u32, dst, src, src2)
+pub(crate) extern "C" fn compute_flags(cx: &mut Cx, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    cx.state::<X86State>().arithmetic_flags()
 }
 
 /// RCL or RCR of `bytes` (low byte of `what`; bit 8: left) by `count`, already masked to 5 or 6 bits: value and CF.

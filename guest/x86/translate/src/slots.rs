@@ -18,6 +18,8 @@ pub const CC_DST: Slot = Slot::new(offset_of!(X86State, cc_dst), Type::I64);
 pub const CC_SRC: Slot = Slot::new(offset_of!(X86State, cc_src), Type::I64);
 /// Third operand of the flag record.
 pub const CC_SRC2: Slot = Slot::new(offset_of!(X86State, cc_src2), Type::I64);
+/// Result of an INC or DEC since the flag record.
+pub const CC_INC: Slot = Slot::new(offset_of!(X86State, cc_inc), Type::I64);
 /// Kind of the flag record.
 pub const CC_OP: Slot = Slot::new(offset_of!(X86State, cc_op), Type::I32);
 /// Direction flag, 0 or 1.

@@ -29,6 +29,8 @@ pub struct Translator<'a> {
     pub mem: MemFlags,
     /// What is known of the condition flags.
     pub flags: Flags,
+    /// What is known of the operation before the INC or DEC that `flags` names: CF comes from it.
+    pub(crate) carry_source: Flags,
     /// Mode word the unit started under. CLAC and STAC change `mode` within a unit.
     pub start_mode: u64,
     /// STI was the last instruction: the next one ends the unit, and then interrupts are looked at.
@@ -78,6 +80,7 @@ impl<'a> Translator<'a> {
             next_pc: 0,
             mem,
             flags: Flags::unknown(),
+            carry_source: Flags::unknown(),
             start_mode: mode_word,
             shadow_next: false,
             in_shadow: false,
