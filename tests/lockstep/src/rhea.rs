@@ -49,26 +49,29 @@ const USER_BYTES: u64 = 0x2_0000;
 const KERNEL_CS: u16 = 0x10;
 
 /// x86, except that it stops when an exception has been delivered.
-struct StoppingGuest(X86Guest);
+struct StoppingGuest {
+    x86: X86Guest,
+    helpers: Vec<Helper>,
+}
 
 impl Guest for StoppingGuest {
     fn layout(&self) -> &GuestLayout {
-        self.0.layout()
+        self.x86.layout()
     }
     fn helpers(&self) -> &[Helper] {
-        self.0.helpers()
+        &self.helpers
     }
     fn pc(&self, cx: &mut VcpuContext) -> u64 {
-        self.0.pc(cx)
+        self.x86.pc(cx)
     }
     fn mode(&self, cx: &mut VcpuContext) -> u64 {
-        self.0.mode(cx)
+        self.x86.mode(cx)
     }
     fn fetch_address(&self, pc: u64, mode: u64) -> u64 {
-        self.0.fetch_address(pc, mode)
+        self.x86.fetch_address(pc, mode)
     }
     fn fetch_index(&self, mode: u64) -> u8 {
-        self.0.fetch_index(mode)
+        self.x86.fetch_index(mode)
     }
     fn translate(
         &self,
@@ -78,7 +81,7 @@ impl Guest for StoppingGuest {
         mode: u64,
         max_insns: u32,
     ) -> Result<(), Leave> {
-        self.0.translate(cx, builder, pc, mode, max_insns)
+        self.x86.translate(cx, builder, pc, mode, max_insns)
     }
     fn tlb_fill(
         &self,
@@ -87,13 +90,13 @@ impl Guest for StoppingGuest {
         access: Access,
         mmu_index: u8,
     ) -> Result<Translation, Leave> {
-        self.0.tlb_fill(cx, vaddr, access, mmu_index)
+        self.x86.tlb_fill(cx, vaddr, access, mmu_index)
     }
     fn unaligned(&self, cx: &mut VcpuContext, vaddr: u64, access: Access, mmu_index: u8) -> Leave {
-        self.0.unaligned(cx, vaddr, access, mmu_index)
+        self.x86.unaligned(cx, vaddr, access, mmu_index)
     }
     fn handle_leave(&self, cx: &mut VcpuContext, reason: u32) -> Next {
-        let next = self.0.handle_leave(cx, reason);
+        let next = self.x86.handle_leave(cx, reason);
         let st = cx.state::<X86State>();
         if st.cpl() == 0 || st.shutdown != 0 {
             cx.handle().request(request::STOP);
@@ -102,13 +105,16 @@ impl Guest for StoppingGuest {
         next
     }
     fn poll_events(&self, cx: &mut VcpuContext) -> Next {
-        self.0.poll_events(cx)
+        self.x86.poll_events(cx)
+    }
+    fn disassemble(&self, pc: u64, mode: u64, code: &[u8]) -> String {
+        self.x86.disassemble(pc, mode, code)
     }
     fn dump(&self, cx: &mut VcpuContext) -> String {
-        self.0.dump(cx)
+        self.x86.dump(cx)
     }
     fn has_events(&self, cx: &VcpuContext) -> bool {
-        self.0.has_events(cx)
+        self.x86.has_events(cx)
     }
 }
 
@@ -196,9 +202,19 @@ impl Rhea {
     /// # Panics
     /// If the host has no memory for it.
     pub fn with_config(config: EngineConfig) -> Self {
+        Self::with_helpers(config, |_| ())
+    }
+
+    /// As [`Rhea::with_config`], with some functions that translated code calls replaced.
+    ///
+    /// # Panics
+    /// If the host has no memory for it.
+    pub fn with_helpers(config: EngineConfig, change: impl FnOnce(&mut [Helper])) -> Self {
         let model = Arc::new(CpuModel::named("max").expect("the model of every feature"));
-        let guest: &'static StoppingGuest =
-            Box::leak(Box::new(StoppingGuest(X86Guest::new("x86_64", &model))));
+        let x86 = X86Guest::new("x86_64", &model);
+        let mut helpers = x86.helpers().to_vec();
+        change(&mut helpers);
+        let guest: &'static StoppingGuest = Box::leak(Box::new(StoppingGuest { x86, helpers }));
         let topology = Topology::new();
         let root = Region::container(&topology, "memory", 1 << 32);
         let low = Arc::new(RamBlock::new("low", LOW_BYTES).expect("memory"));

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 
 use crate::generate::Case;
-use crate::state::{Ended, FLAGS, State};
+use crate::state::{Ended, FLAGS, Mode, State};
 
 /// RFLAGS positions of iced's flag bits.
 fn in_rflags(bits: u32) -> u64 {
@@ -192,6 +192,16 @@ pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool
     }
 }
 
+/// Whether an access beyond the last byte of a 4 GiB segment is a fault of the segment or wraps is the processor's
+/// choice (SDM vol. 3, 5.3).
+pub fn wraps(case: &Case, left: &Ended, right: &Ended) -> bool {
+    case.mode == Mode::Compat
+        && matches!(left.trap.vector, 12 | 13)
+        && right.trap.vector == 14
+        && right.trap.address >= 0xffff_ffe0
+        && left.state.rip == right.state.rip
+}
+
 /// Makes the parts of `right` that the manual leaves undefined after `insn` (started from `start`) those of `left`.
 pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) {
     use Mnemonic as M;
@@ -244,15 +254,20 @@ pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
     let mut open = 0;
     let mut x87_open = 0;
     for insn in &case.instructions {
-        if insn.ip() >= left.state.rip {
+        if insn.ip() >= left.state.rip && !case.loops {
             break;
         }
         // Counts and operands inside a stream are not known here: every flag that may be undefined is left out.
         let worst = in_rflags(insn.rflags_undefined()) | if is_shift(insn) { FLAGS & !0x400 } else { 0 };
-        open = open & !in_rflags(insn.rflags_modified()) | worst;
+        let modified = if case.loops { 0 } else { insn.rflags_modified() };
+        open = open & !in_rflags(modified) | worst;
         if is_x87(insn) && !leaves_status(insn) {
-            x87_open = 0x4700 & !x87_defined(insn);
+            x87_open = if case.loops { 0x4700 } else { 0x4700 & !x87_defined(insn) };
         }
+    }
+    if left.trap.vector == 6 && case.loops {
+        // The loop ends with instructions that define every flag.
+        open = 0;
     }
     right.state.rflags = right.state.rflags & !open | left.state.rflags & open;
     right.state.x87.status = right.state.x87.status & !x87_open | left.state.x87.status & x87_open;

@@ -7,7 +7,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use rhea_engine::Tier;
-use rhea_lockstep_tests::compare::{Lockstep, Tally, cases, sweep, sweep_streams};
+use rhea_lockstep_tests::compare::{Lockstep, Tally, cases, sweep, sweep_loops, sweep_streams};
 use rhea_lockstep_tests::generate::Group;
 use rhea_lockstep_tests::state::Mode;
 
@@ -24,6 +24,15 @@ fn every_instruction(group: Group, per_code: usize) {
     for (tier, rhea) in sides.tiers() {
         assert!(tier == Tier::Interpreter || rhea.stats().unsupported == 0, "the back end refused units");
     }
+}
+
+fn loops(groups: &[Group], length: usize, count: usize) {
+    let mut sides = Lockstep::new(&TIERS);
+    let mut tally = Tally::default();
+    for mode in [Mode::Long, Mode::Compat] {
+        sweep_loops(&mut sides, groups, mode, length, cases(count), 0x5eed, &mut tally);
+    }
+    assert_eq!(tally.failed, 0, "{}", tally.describe(5));
 }
 
 fn streams(groups: &[Group], length: usize, count: usize) {
@@ -93,4 +102,14 @@ fn streams_of_x87_instructions() {
 #[test]
 fn streams_of_vector_instructions() {
     streams(&[Group::Mmx, Group::Sse, Group::Avx, Group::Crypto, Group::Integer], 24, 400);
+}
+
+#[test]
+fn loops_of_integer_instructions() {
+    loops(&[Group::Integer, Group::Bits], 20, 600);
+}
+
+#[test]
+fn loops_of_floating_point_instructions() {
+    loops(&[Group::X87, Group::Sse, Group::Avx, Group::Mmx, Group::Integer], 20, 400);
 }

@@ -284,7 +284,7 @@ impl<'a> Emitter<'a> {
             Op::GetIndexed => self.emit_get_indexed(i)?,
             Op::PutIndexed => self.emit_put_indexed(i)?,
             Op::Load | Op::Store | Op::AtomicRmw | Op::AtomicCas => self.emit_memory(i)?,
-            Op::Fence => self.asm.mfence(),
+            Op::Fence => self.asm.full_fence(),
             Op::Call => self.emit_call(i),
             Op::ExitIf => self.emit_exit_if(i)?,
             Op::Exit => self.emit_exit(i),

@@ -386,6 +386,14 @@ impl Translator<'_> {
         }
     }
 
+    /// CF after INC and DEC: that of the operation before them, whose record still stands.
+    fn kept_carry(&mut self) -> Val {
+        let now = std::mem::replace(&mut self.flags, self.carry_source);
+        let carry = self.carry();
+        self.carry_source = std::mem::replace(&mut self.flags, now);
+        carry
+    }
+
     /// Conditions after `r = a - b`.
     fn of_difference(&mut self, base: ConditionCode, inverted: bool, a: Val, b: Val, r: Val) -> Val {
         use ConditionCode as C;
@@ -436,14 +444,6 @@ impl Translator<'_> {
                 self.or_zero(less, r, inverted)
             }
         }
-    }
-
-    /// CF after INC and DEC: that of the operation before them, whose record still stands.
-    fn kept_carry(&mut self) -> Val {
-        let now = std::mem::replace(&mut self.flags, self.carry_source);
-        let carry = self.carry();
-        self.carry_source = std::mem::replace(&mut self.flags, now);
-        carry
     }
 
     /// Conditions after INC and DEC: the operand's distance from the edge gives the signed ones.

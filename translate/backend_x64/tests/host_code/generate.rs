@@ -434,7 +434,11 @@ impl<'a> Gen<'a> {
             }
             10..=11 => self.store(ty),
             12 => self.atomic(ty),
-            13..=14 => self.exit_if(),
+            13 => self.exit_if(),
+            14 if self.rng.chance(20) => {
+                self.b.fence();
+            }
+            14 => self.exit_if(),
             15 => self.call(),
             16 => self.indexed(ty),
             _ => self.insn(),
