@@ -78,8 +78,8 @@ fn mmx_turns_the_stack_over_and_fills_exponents() {
         %5 = vadd.v128.i8 %4, %2
         %6 = vextract.i64.i64 %5
         %7 = const.i32 #0x0
-        put.i32 %7 #0x180
-        put.i32 %7 #0x184
+        put.i32 %7 #0x188
+        put.i32 %7 #0x18c
         put.i64 %6 #0x1a0
         %11 = const.i64 #0xffff
         put.i64 %11 #0x1a8",
