@@ -8,6 +8,9 @@ use crate::{lint, packages};
 /// Compilers for the guest programs, for 64 and 32 bits.
 const PACKAGES: &[&str] = &["gcc", "binutils", "libc6-dev", "gcc-multilib", "libc6-dev-i386"];
 
+/// How often the boot that is repeated is repeated.
+const REPETITIONS: &str = "RHEA_TEST_REPETITIONS";
+
 /// Installs what is needed, obtains the guests, and runs lints and tests; a filter selects tests by name.
 pub fn run_tests(filter: Option<&str>) -> anyhow::Result<()> {
     packages::install(PACKAGES)?;
@@ -22,5 +25,8 @@ pub fn run_tests(filter: Option<&str>) -> anyhow::Result<()> {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--", "--include-ignored"]);
     tests.args(filter);
+    if std::env::var_os(REPETITIONS).is_none() {
+        tests.env(REPETITIONS, "20");
+    }
     run(tests.env("RHEA_BINARY", rhea))
 }

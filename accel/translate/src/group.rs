@@ -46,7 +46,6 @@ pub struct TranslatedVcpus {
     reset: Reset,
 }
 
-
 impl TranslatedVcpus {
     /// Starts a (paused) thread for each context. `reset` puts a context in its reset state.
     ///

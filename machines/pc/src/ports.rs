@@ -1,4 +1,4 @@
-//! Wiring helpers: interrupt inputs shared by several devices, and addresses nobody claims.
+//! Wiring: interrupt inputs shared by several devices, and addresses nobody claims.
 
 use rhea_device::{IrqLine, SharedLine};
 use rhea_interrupt::{IoApic, PicPair};

@@ -110,9 +110,14 @@ extern "C" fn restore_and_continue(signal: i32) {
     for (number, previous) in CRASH_SIGNALS.iter().zip(&PREVIOUS) {
         let previous = previous.load(Ordering::Acquire);
         if *number == signal && !previous.is_null() {
-            // The faulting instruction runs again on return and meets the previous action; abort() raises again itself.
-            // SAFETY: `previous` points to a leaked sigaction that the kernel filled in; sigaction is async-signal-safe.
-            unsafe { libc::sigaction(signal, previous, std::ptr::null_mut()) };
+            // A signal sent by another process would not come again by itself: it is raised for the previous action,
+            // and stays pending until this handler returns.
+            // SAFETY: `previous` points to a leaked sigaction that the kernel filled in; sigaction and raise are
+            // async-signal-safe.
+            unsafe {
+                libc::sigaction(signal, previous, std::ptr::null_mut());
+                libc::raise(signal);
+            }
         }
     }
 }

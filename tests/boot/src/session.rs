@@ -13,8 +13,6 @@ const MAX_OUTPUT: usize = 64 << 20;
 #[derive(Default)]
 struct Output {
     bytes: Vec<u8>,
-    /// When the first byte came.
-    first: Option<Instant>,
     ended: bool,
 }
 
@@ -53,12 +51,6 @@ impl Session {
     /// Time since the emulator was started.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// When the guest printed for the first time, since the emulator was started.
-    pub fn first_output(&self) -> Option<Duration> {
-        let output = self.output.0.lock().expect("collector does not panic");
-        output.first.map(|first| first.duration_since(self.started))
     }
 
     /// The emulator's process id.
@@ -156,9 +148,6 @@ fn collect(mut source: impl Read + Send + 'static, output: Arc<(Mutex<Output>, C
         loop {
             let count = source.read(&mut buffer).unwrap_or(0);
             let mut state = output.0.lock().expect("collector does not panic");
-            if count > 0 && is_console {
-                state.first.get_or_insert_with(Instant::now);
-            }
             if state.bytes.len() <= MAX_OUTPUT {
                 state.bytes.extend(&buffer[..count]);
             }

@@ -119,20 +119,6 @@ fn many_boots_in_a_row_all_succeed() {
 
 #[test]
 #[ignore = "needs Debian packages: run cargo xtask test"]
-fn the_interpreter_boots_too() {
-    let guest = Guest::Bookworm;
-    let system = initramfs::busybox_system(&guest.busybox().unwrap(), &[]).unwrap();
-    let initramfs = write_initramfs("interpreter", &system).unwrap();
-    let options: &[&str] = match Emulator::under_test().unwrap() {
-        Emulator::Rhea(_) => &["-accel", "tcg,tier=interpreter"],
-        Emulator::Qemu(_) => &[],
-    };
-    power_off(boot(guest, 1, &initramfs, options).unwrap()).unwrap();
-    std::fs::remove_file(initramfs).unwrap();
-}
-
-#[test]
-#[ignore = "needs Debian packages: run cargo xtask test"]
 fn memory_above_4_gib_is_seen() {
     let guest = Guest::Bookworm;
     let system = initramfs::busybox_system(&guest.busybox().unwrap(), &[]).unwrap();

@@ -196,7 +196,7 @@ static uint64_t string_formatting(void)
 static uint64_t shell_loop(void)
 {
 	static const char script[] =
-		"i=0; s=0; while [ $i -lt 400000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); case $s in *7) s=$((s+1));; esac; done; "
+		"i=0; s=0; while [ $i -lt 50000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); case $s in *7) s=$((s+1));; esac; done; "
 		"echo $s";
 	int pipes[2];
 	if (pipe(pipes))

@@ -203,6 +203,60 @@ impl VOpcode {
     }
 }
 
+/// The bytes of one instruction up to its immediate, put together before they go out.
+#[derive(Default)]
+struct Instruction {
+    bytes: [u8; 16],
+    len: usize,
+}
+
+impl Instruction {
+    fn byte(&mut self, b: u8) {
+        self.bytes[self.len & 15] = b;
+        self.len += 1;
+    }
+
+    fn modrm(&mut self, reg: u8, rm: Rm) {
+        let reg = (reg & 7) << 3;
+        match rm {
+            Rm::Reg(b) => self.byte(0xc0 | reg | (b & 7)),
+            Rm::Mem(m) => self.modrm_mem(reg, m),
+        }
+    }
+
+    fn modrm_mem(&mut self, reg: u8, m: Mem) {
+        let base = m.base.0 & 7;
+        // Base RBP/R13 with mod 00 means something else, so it always takes a displacement.
+        let (mode, size) = if m.disp == 0 && base != 5 {
+            (0u8, 0)
+        } else if i8::try_from(m.disp).is_ok() {
+            (0x40, 1)
+        } else {
+            (0x80, 4)
+        };
+        match m.index {
+            Some((index, scale)) => {
+                debug_assert_ne!(index.0, 4, "RSP cannot be an index");
+                self.byte(mode | reg | 4);
+                self.byte(scale << 6 | (index.0 & 7) << 3 | base);
+            }
+            None if base == 4 => {
+                self.byte(mode | reg | 4);
+                self.byte(0x24);
+            }
+            None => self.byte(mode | reg | base),
+        }
+        if size != 0 {
+            self.byte(m.disp as u8);
+        }
+        if size == 4 {
+            self.byte((m.disp >> 8) as u8);
+            self.byte((m.disp >> 16) as u8);
+            self.byte((m.disp >> 24) as u8);
+        }
+    }
+}
+
 /// The encoder.
 #[derive(Default, Debug)]
 pub struct Asm {
@@ -237,63 +291,42 @@ impl Asm {
         }
     }
 
-    fn modrm(&mut self, reg: u8, rm: Rm) {
-        let reg = (reg & 7) << 3;
-        match rm {
-            Rm::Reg(b) => self.byte(0xc0 | reg | (b & 7)),
-            Rm::Mem(m) => self.modrm_mem(reg, m),
-        }
-    }
-
-    fn modrm_mem(&mut self, reg: u8, m: Mem) {
-        let base = m.base.0 & 7;
-        // Base RBP/R13 with mod 00 means something else, so it always takes a displacement.
-        let (mode, size) = if m.disp == 0 && base != 5 {
-            (0u8, 0)
-        } else if i8::try_from(m.disp).is_ok() {
-            (0x40, 1)
-        } else {
-            (0x80, 4)
-        };
-        match m.index {
-            Some((index, scale)) => {
-                debug_assert_ne!(index.0, 4, "RSP cannot be an index");
-                self.byte(mode | reg | 4);
-                self.byte(scale << 6 | (index.0 & 7) << 3 | base);
-            }
-            None if base == 4 => {
-                self.byte(mode | reg | 4);
-                self.byte(0x24);
-            }
-            None => self.byte(mode | reg | base),
-        }
-        match size {
-            1 => self.byte(m.disp as u8),
-            4 => self.dword(m.disp as u32),
-            _ => {}
-        }
-    }
-
     /// Emits [66] [REX] opcode bytes and ModRM. `bits` chooses 66/REX.W; for 8-bit operations a REX prefix makes
     /// SPL..DIL reachable.
     fn op_rm(&mut self, bits: u32, opcode: &[u8], reg: u8, rm: Rm, byte_regs: bool) {
+        let mut i = Instruction::default();
         if bits == 16 {
-            self.byte(0x66);
+            i.byte(0x66);
         }
-        self.op_rm_noprefix(bits == 64, opcode, reg, rm, byte_regs);
+        self.encode(i, bits == 64, opcode, reg, rm, byte_regs);
     }
 
     fn op_rm_noprefix(&mut self, w: bool, opcode: &[u8], reg: u8, rm: Rm, byte_regs: bool) {
+        self.encode(Instruction::default(), w, opcode, reg, rm, byte_regs);
+    }
+
+    fn encode(&mut self, mut i: Instruction, w: bool, opcode: &[u8], reg: u8, rm: Rm, byte_regs: bool) {
         let mut rex = Self::rex_bits(reg, rm) | if w { 8 } else { 0 };
         let low_byte = |n: u8| (4..8).contains(&n);
         if byte_regs && (low_byte(reg) || matches!(rm, Rm::Reg(b) if low_byte(b))) {
             rex |= 0x40;
         }
         if rex != 0 {
-            self.byte(0x40 | rex);
+            i.byte(0x40 | rex);
         }
-        self.code.extend_from_slice(opcode);
-        self.modrm(reg, rm);
+        for &b in opcode {
+            i.byte(b);
+        }
+        i.modrm(reg, rm);
+        self.put(&i);
+    }
+
+    /// Appends an instruction (without its immediate).
+    fn put(&mut self, i: &Instruction) {
+        let end = self.code.len() + i.len;
+        // All sixteen bytes at once, of which those past the end are taken back.
+        self.code.extend_from_slice(&i.bytes);
+        self.code.truncate(end);
     }
 
     /// reg OP= rm.
@@ -493,6 +526,16 @@ impl Asm {
         self.op_rm(bits, &[opcode], r.0, mem.into(), bits == 8);
     }
 
+    /// One instruction of 1 to 3 bytes that does nothing (SDM vol. 2, NOP).
+    pub fn nop(&mut self, bytes: usize) {
+        let code: &[u8] = match bytes {
+            1 => &[0x90],
+            2 => &[0x66, 0x90],
+            _ => &[0x0f, 0x1f, 0x00],
+        };
+        self.code.extend_from_slice(code);
+    }
+
     /// XCHG of two 64-bit registers.
     pub fn xchg(&mut self, a: Gpr, b: Gpr) {
         self.op_rm(64, &[0x87], a.0, b.into(), false);
@@ -533,9 +576,9 @@ impl Asm {
         self.byte(0x99);
     }
 
-    /// MFENCE.
-    pub fn mfence(&mut self) {
-        self.code.extend_from_slice(&[0x0f, 0xae, 0xf0]);
+    /// A full fence for ordinary memory: LOCK OR DWORD PTR [RSP], 0, which is cheaper than MFENCE.
+    pub fn full_fence(&mut self) {
+        self.code.extend_from_slice(&[0xf0, 0x83, 0x0c, 0x24, 0x00]);
     }
 
     /// Jcc rel32 with a displacement to be patched; returns the offset of the displacement.
@@ -631,16 +674,18 @@ impl Asm {
         let bits = Self::rex_bits(reg, rm);
         let (r, x, b) = (bits >> 2 & 1, bits >> 1 & 1, bits & 1);
         let tail = (!vvvv & 15) << 3 | u8::from(l) << 2 | o.pp as u8;
+        let mut i = Instruction::default();
         if x == 0 && b == 0 && !o.w && o.map == Map::M0F {
-            self.byte(0xc5);
-            self.byte((r ^ 1) << 7 | tail);
+            i.byte(0xc5);
+            i.byte((r ^ 1) << 7 | tail);
         } else {
-            self.byte(0xc4);
-            self.byte((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | o.map as u8);
-            self.byte(u8::from(o.w) << 7 | tail);
+            i.byte(0xc4);
+            i.byte((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | o.map as u8);
+            i.byte(u8::from(o.w) << 7 | tail);
         }
-        self.byte(o.op);
-        self.modrm(reg, rm);
+        i.byte(o.op);
+        i.modrm(reg, rm);
+        self.put(&i);
     }
 
     /// The same with an immediate byte.
@@ -675,20 +720,19 @@ impl Asm {
 
     /// A legacy-encoded SSE instruction: reg, rm.
     pub fn sse(&mut self, o: VOpcode, reg: u8, rm: impl Into<Rm>) {
+        let mut i = Instruction::default();
         match o.pp {
             Pp::None => {}
-            Pp::P66 => self.byte(0x66),
-            Pp::F3 => self.byte(0xf3),
-            Pp::F2 => self.byte(0xf2),
+            Pp::P66 => i.byte(0x66),
+            Pp::F3 => i.byte(0xf3),
+            Pp::F2 => i.byte(0xf2),
         }
-        let map: &[u8] = match o.map {
+        let opcode: &[u8] = match o.map {
             Map::M0F => &[0x0f, o.op],
             Map::M0F38 => &[0x0f, 0x38, o.op],
             Map::M0F3A => &[0x0f, 0x3a, o.op],
         };
-        let mut opcode = [0u8; 3];
-        opcode[..map.len()].copy_from_slice(map);
-        self.op_rm_noprefix(o.w, &opcode[..map.len()], reg, rm.into(), false);
+        self.encode(i, o.w, opcode, reg, rm.into(), false);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::asm::{Alu, Cc, Gpr, Rm, reg};
 use crate::cold::PcSource;
-use crate::emitter::{Emitter, Home, NO_REG, NONE, PINNED, XMM0};
+use crate::emitter::{Emitter, Home, NO_REG, NONE, XMM0};
 use rhea_ir::{Inst, SlotAccess, Type};
 
 /// Registers of the second and later arguments; the first is the context in RDI.
@@ -34,10 +34,10 @@ impl Emitter<'_> {
         }
         // Registers keep their contents until the arguments have been moved.
         let mut sources = [Source::Done; 4];
-        for n in 0..count {
+        for (n, source) in sources.iter_mut().enumerate().take(count) {
             let root = self.root(self.unit.pool[start + n]);
             let r = self.v[root as usize].reg;
-            sources[n] = if r == NO_REG { Source::Root(root) } else { Source::Register(Gpr(r)) };
+            *source = if r == NO_REG { Source::Root(root) } else { Source::Register(Gpr(r)) };
         }
         self.save_live(start, count);
         self.spill_pinned(info.reads, info.writes);
@@ -121,11 +121,11 @@ impl Emitter<'_> {
 
     fn spill_pinned(&mut self, reads: SlotAccess, writes: SlotAccess) {
         for p in 0..self.layout.hot.len() {
-            let slot = self.layout.hot[p];
-            let clobbered = CALLER_SAVED >> PINNED[p] & 1 != 0;
+            let (reg, slot) = self.pin(p);
+            let clobbered = CALLER_SAVED >> reg & 1 != 0;
             if clobbered || reads.touches(slot, 8) || writes.touches(slot, 8) {
                 let mem = self.slot(slot);
-                self.asm.store(64, mem, Gpr(PINNED[p]));
+                self.asm.store(64, mem, Gpr(reg));
             }
         }
     }
@@ -194,10 +194,10 @@ impl Emitter<'_> {
 
     fn reload_after_call(&mut self, writes: SlotAccess) {
         for p in 0..self.layout.hot.len() {
-            let slot = self.layout.hot[p];
-            if CALLER_SAVED >> PINNED[p] & 1 != 0 || writes.touches(slot, 8) {
+            let (reg, slot) = self.pin(p);
+            if CALLER_SAVED >> reg & 1 != 0 || writes.touches(slot, 8) {
                 let mem = self.slot(slot);
-                self.asm.mov(64, Gpr(PINNED[p]), Rm::from(mem));
+                self.asm.mov(64, Gpr(reg), Rm::from(mem));
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::asm::{Alu, Cc, Gpr, Mem, Shift, reg};
 use crate::cold::{Cold, PcSource};
 use crate::emitter::{BASE, Emitter, NO_REG, Unsupported};
 use crate::layout::jump_cache_index;
-use rhea_ir::{Exit, Inst, Target};
+use rhea_ir::{Exit, Inst, Op, Target};
 
 const PAGE_BITS: u32 = 12;
 
@@ -25,13 +25,34 @@ impl Emitter<'_> {
         let target = self.exit_target(&exit);
         let cc = self.emit_condition(i.a);
         let snapshot = self.snapshot();
+        if let Some(last) = self.loop_bottom(&exit) {
+            // The way back goes straight on, the way out is cold.
+            let jump = self.asm.jcc(cc.invert());
+            self.cold.push(Cold::Exit { jump, exit: last, snapshot, target: NO_REG, pc: self.pc });
+            self.emit_exit_body(&exit, snapshot, NO_REG, self.pc);
+            self.ended = true;
+            return Ok(());
+        }
         let jump = self.asm.jcc(cc);
         self.cold.push(Cold::Exit { jump, exit: i.imm as u32, snapshot, target, pc: self.pc });
         self.release_target(&exit);
         Ok(())
     }
 
+    /// If the operation at hand is a conditional back edge and only an unconditional exit to a known PC follows: that
+    /// exit's number.
+    fn loop_bottom(&self, exit: &Exit) -> Option<u32> {
+        let back = matches!(*exit, Exit::Jump(Target::Static(to)) if to <= self.pc);
+        let next = self.unit.insts.get(self.at + 1)?;
+        let out = next.op == Op::Exit
+            && matches!(self.unit.exits[next.imm as usize], Exit::Jump(Target::Static(to)) if to > self.pc);
+        (back && out).then_some(next.imm as u32)
+    }
+
     pub fn emit_exit(&mut self, i: &Inst) {
+        if self.ended {
+            return;
+        }
         self.flush_x87();
         let exit = self.unit.exits[i.imm as usize];
         let target = self.exit_target(&exit);
@@ -125,8 +146,9 @@ impl Emitter<'_> {
         let may_cross = (to & ((1 << PAGE_BITS) - 1)) + u64::from(self.layout.longest_insn) > 1 << PAGE_BITS;
         if to >> PAGE_BITS == page && last == page && !may_cross {
             // Aligned, so that it can be patched with one store while others execute it.
-            while !(self.base as usize + self.asm.here() + 1).is_multiple_of(4) {
-                self.asm.byte(0x90);
+            let off = (self.base as usize + self.asm.here() + 1) % 4;
+            if off != 0 {
+                self.asm.nop(4 - off);
             }
             let jump = self.asm.jmp();
             self.cold.push(Cold::Chain { jump, pc: to });

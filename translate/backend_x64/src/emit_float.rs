@@ -3,15 +3,8 @@
 
 use crate::asm::{Alu, Cc, Map, Pp, Rm, VOpcode};
 use crate::emitter::{Emitter, Unsupported, XMM0};
+use crate::vector_opcodes::{p66_3a, p66_38};
 use rhea_ir::{Convert, Inst, Lane, Op, Rounding, Type, Val};
-
-const fn p66_38(op: u8) -> VOpcode {
-    VOpcode::new(Pp::P66, Map::M0F38, op)
-}
-
-const fn p66_3a(op: u8) -> VOpcode {
-    VOpcode::new(Pp::P66, Map::M0F3A, op)
-}
 
 /// What kind of floating-point instruction a type and lane ask for.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 //! bits of the destination register as they were; [`crate::prepass`] accounts for that.
 
 use crate::asm::{Alu, Cc, Gpr, Map, Mem, Pp, Rm, Shift, VOpcode, reg};
-use crate::emitter::{Emitter, Flags, LIVE, NO_REG, NONE, Unsupported, cc_of};
+use crate::emitter::{Emitter, Flags, NO_REG, Unsupported};
 use crate::prepass::mask;
-use rhea_ir::{Cond, Inst, Op, Type, Val};
+use rhea_ir::{Inst, Op, Type, Val};
 
 const ANDN: VOpcode = VOpcode::new(Pp::None, Map::M0F38, 0xf2);
 const SHLX: VOpcode = VOpcode::new(Pp::P66, Map::M0F38, 0xf7);
@@ -130,7 +130,7 @@ impl Emitter<'_> {
         dst
     }
 
-    fn copy(&mut self, dst: Gpr, from: Gpr, root: u32) {
+    pub fn copy(&mut self, dst: Gpr, from: Gpr, root: u32) {
         if dst != from {
             let bits = if self.v[root as usize].clean <= 32 { 32 } else { 64 };
             self.asm.mov(bits, dst, from);
@@ -138,20 +138,20 @@ impl Emitter<'_> {
     }
 
     /// Whether the register of `v` can be overwritten by an operation that uses `v` once.
-    fn dies_in_temporary(&self, v: Val) -> bool {
+    pub fn dies_in_temporary(&self, v: Val) -> bool {
         let value = &self.v[self.root(v) as usize];
         value.refs == 1 && value.reg != NO_REG && self.temps >> value.reg & 1 != 0
     }
 
     /// Whether `v` is in the pinned register that the result is wanted in.
-    fn is_in_hinted(&self, v: Val) -> bool {
+    pub fn is_in_hinted(&self, v: Val) -> bool {
         let hint = self.v[self.at].hint;
         hint != crate::emitter::NO_PIN
             && self.v[self.root(v) as usize].reg == crate::emitter::PINNED[usize::from(hint)]
     }
 
     /// Orders the operands of a commutative operation: constants second, and first the one to be overwritten.
-    fn commute(&self, a: Val, b: Val) -> (Val, Val) {
+    pub fn commute(&self, a: Val, b: Val) -> (Val, Val) {
         if self.const_of(b).is_some() {
             return (a, b);
         }
@@ -162,7 +162,7 @@ impl Emitter<'_> {
     }
 
     /// dst = a OP b in the two-operand form.
-    fn two_operand(&mut self, bits: u32, a: Val, b: Val, emit: impl FnOnce(&mut Self, Gpr, Rm)) {
+    pub fn two_operand(&mut self, bits: u32, a: Val, b: Val, emit: impl FnOnce(&mut Self, Gpr, Rm)) {
         if self.root(a) == self.root(b) {
             let root = self.root(a);
             let from = self.use_gpr(a);
@@ -309,107 +309,6 @@ impl Emitter<'_> {
         self.bind(dst.0);
     }
 
-    fn emit_mul(&mut self, i: &Inst) {
-        if i.ty == Type::I64
-            && let Some(twin) = self.find_twin(i, &[Op::MulHiU, Op::MulHiS])
-        {
-            return self.emit_wide_mul(i, twin);
-        }
-        let bits = i.ty.bits().max(32);
-        let (a, b) = self.commute(i.a, i.b);
-        if let Some(imm) = self.imm_of(b, i.ty.bits()) {
-            let (dst, src) = self.unary(a, bits);
-            self.asm.imul_imm(bits, dst, src, imm);
-            self.done(b);
-            return self.bind(dst.0);
-        }
-        self.two_operand(bits, a, b, |s, dst, src| s.asm.imul(bits, dst, src));
-    }
-
-    /// A following live operation, one of `ops`, on the same operands, that this one can produce along the way.
-    fn find_twin(&self, i: &Inst, ops: &[Op]) -> Option<usize> {
-        let end = (self.at + 8).min(self.unit.insts.len());
-        (self.at + 1..end).find(|&n| {
-            let j = &self.unit.insts[n];
-            ops.contains(&j.op)
-                && self.v[n].state == LIVE
-                && j.ty == i.ty
-                && self.same(i.a, j.a)
-                && self.same(i.b, j.b)
-                && (i.c == j.c || i.c.is_some() && j.c.is_some() && self.same(i.c, j.c))
-        })
-    }
-
-    /// Releases the operands of a twin and marks it emitted.
-    fn finish_twin(&mut self, twin: usize, reg: Gpr) {
-        let j = self.unit.insts[twin];
-        for v in [j.a, j.b, j.c] {
-            if v.is_some() {
-                self.done(v);
-            }
-        }
-        self.v[twin].state |= crate::emitter::DONE;
-        self.set_reg(twin as u32, reg.0);
-    }
-
-    /// One multiplication for a low and a high half (I64).
-    fn emit_wide_mul(&mut self, i: &Inst, twin: usize) {
-        let signed = i.op == Op::MulHiS || self.unit.insts[twin].op == Op::MulHiS;
-        self.widening_multiply(i, signed);
-        let here_is_high = i.op != Op::Mul;
-        let (mine, other) = if here_is_high { (reg::RDX, reg::RAX) } else { (reg::RAX, reg::RDX) };
-        self.bind(mine.0);
-        self.finish_twin(twin, other);
-    }
-
-    /// RDX:RAX = a * b (64 bits each); releases the operands.
-    fn widening_multiply(&mut self, i: &Inst, signed: bool) {
-        self.claim(reg::RAX.0);
-        self.claim(reg::RDX.0);
-        let (a, b) = self.commute(i.a, i.b);
-        let factor = self.use_gpr(b);
-        let root = self.root(a);
-        self.load_root(root, reg::RAX.0);
-        self.asm.group3(64, if signed { 5 } else { 4 }, factor);
-        self.done(i.a);
-        self.done(i.b);
-    }
-
-    fn emit_mul_high(&mut self, i: &Inst) {
-        let bits = i.ty.bits();
-        let signed = i.op == Op::MulHiS;
-        if bits == 64 {
-            if let Some(twin) = self.find_twin(i, &[Op::Mul]) {
-                return self.emit_wide_mul(i, twin);
-            }
-            self.widening_multiply(i, signed);
-            return self.bind(reg::RDX.0);
-        }
-        // The product fits in twice the width; work at 32 or 64 bits.
-        let wide = if bits == 32 { 64 } else { 32 };
-        self.prepare(i.b, bits);
-        let t = self.alloc_gpr();
-        let src = self.rm(i.b);
-        self.extend(signed, bits, wide, t, src);
-        self.prepare(i.a, bits);
-        let dst = self.alloc_gpr();
-        let src = self.rm(i.a);
-        self.extend(signed, bits, wide, dst, src);
-        self.asm.imul(wide, dst, t);
-        self.asm.shift_imm(wide, Shift::Shr, dst, bits as u8);
-        self.done(i.a);
-        self.done(i.b);
-        self.bind(dst.0);
-    }
-
-    fn extend(&mut self, signed: bool, from: u32, to: u32, dst: Gpr, src: Rm) {
-        if signed {
-            self.asm.movsx(from, to, dst, src);
-        } else {
-            self.asm.movzx(from, dst, src);
-        }
-    }
-
     // ---- shifts ----
 
     fn emit_shift(&mut self, i: &Inst, op: Shift, vex: Option<VOpcode>) {
@@ -541,134 +440,6 @@ impl Emitter<'_> {
         self.two_operand(from, i.a, i.b, |s, dst, src| s.asm.crc32(from, dst, src));
     }
 
-    // ---- division ----
-
-    /// RDX:RAX divided by a register, unsigned, without ever trapping: the quotient is skipped unless high < divisor.
-    fn emit_div_unsigned(&mut self, i: &Inst) -> Result<(), Unsupported> {
-        let bits = i.ty.bits();
-        if bits < 32 {
-            return Err(self.unsupported(i));
-        }
-        let twin = self.find_twin(i, &[if i.op == Op::DivWideU { Op::RemWideU } else { Op::DivWideU }]);
-        let divisor = self.division_operands(i);
-        self.asm.alu(bits, Alu::Cmp, reg::RDX, divisor);
-        let skip = self.asm.jcc_short(Cc::Ae);
-        self.asm.group3(bits, 6, divisor);
-        self.asm.patch_short(skip);
-        self.finish_division(i, twin);
-        Ok(())
-    }
-
-    /// Dividend into RDX:RAX, divisor into a register of its own.
-    fn division_operands(&mut self, i: &Inst) -> Gpr {
-        self.claim(reg::RAX.0);
-        self.claim(reg::RDX.0);
-        let divisor = self.use_gpr(i.c);
-        let (high, low) = (self.root(i.a), self.root(i.b));
-        self.load_root(high, reg::RDX.0);
-        self.load_root(low, reg::RAX.0);
-        if i.ty == Type::I32 {
-            // Results are promised to be zero-extended even where the division is skipped.
-            self.asm.mov(32, reg::RAX, reg::RAX);
-            self.asm.mov(32, reg::RDX, reg::RDX);
-        }
-        divisor
-    }
-
-    fn finish_division(&mut self, i: &Inst, twin: Option<usize>) {
-        self.done(i.a);
-        self.done(i.b);
-        self.done(i.c);
-        let is_quotient = matches!(i.op, Op::DivWideU | Op::DivWideS);
-        let (mine, other) = if is_quotient { (reg::RAX, reg::RDX) } else { (reg::RDX, reg::RAX) };
-        self.bind(mine.0);
-        if let Some(twin) = twin {
-            self.finish_twin(twin, other);
-        }
-    }
-
-    fn emit_div_signed(&mut self, i: &Inst) -> Result<(), Unsupported> {
-        let twin = self.find_twin(i, &[if i.op == Op::DivWideS { Op::RemWideS } else { Op::DivWideS }]);
-        match i.ty {
-            Type::I32 => self.divide_signed_32(i),
-            Type::I64 => self.divide_signed_64(i),
-            _ => return Err(self.unsupported(i)),
-        }
-        self.finish_division(i, twin);
-        Ok(())
-    }
-
-    /// The 64-bit dividend by the sign-extended divisor: only zero and -1 could trap.
-    fn divide_signed_32(&mut self, i: &Inst) {
-        let divisor = self.division_operands(i);
-        let t = self.alloc_gpr();
-        self.asm.shift_imm(64, Shift::Shl, reg::RDX, 32);
-        self.asm.alu(64, Alu::Or, reg::RAX, reg::RDX);
-        self.asm.movsx(32, 64, t, divisor);
-        self.divide_by(t);
-        self.asm.mov(32, reg::RAX, reg::RAX);
-        self.asm.mov(32, reg::RDX, reg::RDX);
-    }
-
-    /// RAX and RDX become quotient and remainder of the 64-bit RAX by `divisor`.
-    fn divide_by(&mut self, divisor: Gpr) {
-        // divisor + 1 is 0 or 1 for -1 and 0.
-        self.asm.lea(64, reg::RDX, Mem::new(divisor, 1));
-        self.asm.alu_imm(64, Alu::Cmp, reg::RDX, 1);
-        let special = self.asm.jcc_short(Cc::Be);
-        self.asm.sign_extend_rax(64);
-        self.asm.group3(64, 7, divisor);
-        let end = self.asm.jmp_short();
-        self.asm.patch_short(special);
-        self.asm.group3(64, 3, reg::RAX);
-        self.asm.mov_imm(reg::RDX, 0);
-        self.asm.patch_short(end);
-    }
-
-    /// A 128-bit dividend. The common one is a sign-extended 64-bit number; the others are divided by magnitude.
-    fn divide_signed_64(&mut self, i: &Inst) {
-        let divisor = self.division_operands(i);
-        // Allocation may emit spills, so it must not happen inside a branch.
-        let t = self.alloc_gpr();
-        let sign = self.alloc_gpr();
-        self.asm.mov(64, t, reg::RAX);
-        self.asm.shift_imm(64, Shift::Sar, t, 63);
-        self.asm.alu(64, Alu::Cmp, t, reg::RDX);
-        let wide = self.asm.jcc(Cc::Ne);
-        self.divide_by(divisor);
-        let end = self.asm.jmp();
-        let here = self.asm.here();
-        self.asm.patch(wide, here);
-        self.divide_magnitudes(divisor, t, sign);
-        let here = self.asm.here();
-        self.asm.patch(end, here);
-    }
-
-    /// |RDX:RAX| / |divisor|, signs put back; nothing meaningful if the quotient does not fit.
-    fn divide_magnitudes(&mut self, divisor: Gpr, t: Gpr, sign: Gpr) {
-        // sign = dividend < 0 ? -1 : 0; magnitude = (x ^ sign) - sign, in 128 bits.
-        self.asm.mov(64, sign, reg::RDX);
-        self.asm.shift_imm(64, Shift::Sar, sign, 63);
-        self.asm.alu(64, Alu::Xor, reg::RAX, sign);
-        self.asm.alu(64, Alu::Xor, reg::RDX, sign);
-        self.asm.alu(64, Alu::Sub, reg::RAX, sign);
-        self.asm.alu(64, Alu::Sbb, reg::RDX, sign);
-        self.asm.mov(64, t, divisor);
-        self.asm.group3(64, 3, t);
-        self.asm.cmov(64, Cc::S, t, divisor);
-        self.asm.alu(64, Alu::Cmp, reg::RDX, t);
-        let skip = self.asm.jcc_short(Cc::Ae);
-        self.asm.group3(64, 6, t);
-        self.asm.alu(64, Alu::Xor, reg::RDX, sign);
-        self.asm.alu(64, Alu::Sub, reg::RDX, sign);
-        self.asm.mov(64, t, divisor);
-        self.asm.shift_imm(64, Shift::Sar, t, 63);
-        self.asm.alu(64, Alu::Xor, t, sign);
-        self.asm.alu(64, Alu::Xor, reg::RAX, t);
-        self.asm.alu(64, Alu::Sub, reg::RAX, t);
-        self.asm.patch_short(skip);
-    }
-
     // ---- addresses and bit fields ----
 
     fn emit_lea(&mut self, i: &Inst) {
@@ -685,7 +456,7 @@ impl Emitter<'_> {
         dst
     }
 
-    fn lea(&mut self, i: &Inst, temporary: Option<()>) -> Gpr {
+    pub fn lea(&mut self, i: &Inst, temporary: Option<()>) -> Gpr {
         let bits = i.ty.bits().max(32);
         let base = self.use_gpr(i.a);
         let base_root = self.root(i.a);
@@ -803,112 +574,6 @@ impl Emitter<'_> {
                 }
             }
         }
-        self.bind(dst.0);
-    }
-
-    // ---- comparison and selection ----
-
-    /// Sets the host flags for an integer comparison, unless they are right already; releases its operands.
-    pub fn emit_compare(&mut self, i: &Inst) -> Cc {
-        let bits = self.ty(i.a).bits();
-        let cond = Cond::ALL[usize::from(i.aux)];
-        let (a, b, cond) = if self.const_of(i.a).is_some() && self.const_of(i.b).is_none() {
-            (i.b, i.a, cond.swap())
-        } else {
-            (i.a, i.b, cond)
-        };
-        if let Some(cc) = self.known_condition(a, b, cond, bits) {
-            self.done(a);
-            self.done(b);
-            return cc;
-        }
-        match self.imm_of(b, bits) {
-            Some(imm) => {
-                self.prepare(a, bits);
-                match self.rm(a) {
-                    Rm::Reg(r) if imm == 0 => self.test_reg(bits, Gpr(r)),
-                    rm => self.asm.alu_imm(bits, Alu::Cmp, rm, imm),
-                }
-            }
-            None => {
-                let ra = self.use_gpr(a);
-                self.prepare(b, bits);
-                let rm = self.rm(b);
-                self.asm.alu(bits, Alu::Cmp, ra, rm);
-            }
-        }
-        self.flags = Flags::Sub { result: NONE, a, b, bits };
-        self.done(a);
-        self.done(b);
-        cc_of(cond)
-    }
-
-    /// The condition code under which the current flags say that `a` cond `b`.
-    fn known_condition(&self, a: Val, b: Val, cond: Cond, bits: u32) -> Option<Cc> {
-        let with_zero = self.const_of(b) == Some(0);
-        let by_sign = |result: u32, width: u32| {
-            if !with_zero || result != self.root(a) || width != bits {
-                return None;
-            }
-            match cond {
-                Cond::Eq => Some(Cc::E),
-                Cond::Ne => Some(Cc::Ne),
-                Cond::LtS => Some(Cc::S),
-                Cond::GeS => Some(Cc::Ns),
-                _ => None,
-            }
-        };
-        match self.flags {
-            Flags::Unknown => None,
-            Flags::Sub { result, a: x, b: y, bits: width } => {
-                if width == bits && self.same(a, x) && self.same(b, y) {
-                    Some(cc_of(cond))
-                } else if width == bits && self.same(a, y) && self.same(b, x) {
-                    Some(cc_of(cond.swap()))
-                } else {
-                    by_sign(result, width)
-                }
-            }
-            Flags::Add { result, a: x, b: y, bits: width } => {
-                let carry = width == bits && result == self.root(a) && (self.same(b, x) || self.same(b, y));
-                match cond {
-                    Cond::LtU if carry => Some(Cc::B),
-                    Cond::GeU if carry => Some(Cc::Ae),
-                    _ => by_sign(result, width),
-                }
-            }
-            Flags::Sign { result, bits: width } => by_sign(result, width),
-            Flags::Logic { result, bits: width } => {
-                (with_zero && result == self.root(a) && width == bits).then(|| cc_of(cond))
-            }
-        }
-    }
-
-    fn emit_select(&mut self, i: &Inst) {
-        let bits = i.ty.bits().max(32);
-        let cc = self.emit_condition(i.a);
-        self.locked = 0;
-        let (b, c, cc) = if self.const_of(i.b).is_some() && self.const_of(i.c).is_none()
-            || self.dies_in_temporary(i.b) && !self.dies_in_temporary(i.c)
-            || self.is_in_hinted(i.b)
-        {
-            (i.c, i.b, cc.invert())
-        } else {
-            (i.b, i.c, cc)
-        };
-        if self.root(b) == self.root(c) {
-            let dst = self.in_place(b);
-            self.done(c);
-            if bits == 32 {
-                self.asm.mov(32, dst, dst);
-            }
-            return self.bind(dst.0);
-        }
-        self.prepare(b, bits);
-        let dst = self.in_place(c);
-        let src = self.rm(b);
-        self.asm.cmov(bits, cc, dst, src);
-        self.done(b);
         self.bind(dst.0);
     }
 }

@@ -22,9 +22,6 @@ impl Emitter<'_> {
         {
             return Err(self.unsupported(i));
         }
-        if i.ty == Type::V256 && !self.layout.features.avx2 {
-            return Err(self.unsupported(i));
-        }
         self.flush_x87();
         match i.op {
             Op::Load => self.emit_load(i, flags),

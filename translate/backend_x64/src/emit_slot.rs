@@ -6,7 +6,6 @@ use rhea_ir::{Inst, Type};
 impl Emitter<'_> {
     pub fn emit_get_indexed(&mut self, i: &Inst) -> Result<(), Unsupported> {
         let (offset, len) = (i.imm as u32, (i.imm >> 32) as u32);
-        self.check_vector_width(i)?;
         if i.ty == Type::F80 {
             self.flush_x87();
         }
@@ -30,7 +29,6 @@ impl Emitter<'_> {
 
     pub fn emit_put_indexed(&mut self, i: &Inst) -> Result<(), Unsupported> {
         let (offset, len) = (i.imm as u32, (i.imm >> 32) as u32);
-        self.check_vector_width(i)?;
         if i.ty == Type::F80 {
             let root = self.root(i.b);
             self.x87_into_top(root);
@@ -50,10 +48,5 @@ impl Emitter<'_> {
         self.done(i.a);
         self.reload_pinned(offset, len);
         Ok(())
-    }
-
-    /// 256-bit vectors need AVX2.
-    pub fn check_vector_width(&self, i: &Inst) -> Result<(), Unsupported> {
-        if i.ty == Type::V256 && !self.layout.features.avx2 { Err(self.unsupported(i)) } else { Ok(()) }
     }
 }

@@ -163,6 +163,8 @@ pub(crate) struct Emitter<'a> {
     pub at: usize,
     /// PC of the guest instruction being emitted.
     pub pc: u64,
+    /// The final exit has been emitted along with the operation before it.
+    pub ended: bool,
     /// Value pending in x87 ST(0).
     pub x87_top: u32,
 }
@@ -205,6 +207,7 @@ impl<'a> Emitter<'a> {
             flags: Flags::Unknown,
             at: 0,
             pc: unit.pc,
+            ended: false,
             x87_top: NONE,
         };
         e.asm.code.clear();
@@ -270,6 +273,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn emit(&mut self, i: &Inst) -> Result<(), Unsupported> {
+        if i.ty == Type::V256 && !self.layout.features.avx2 {
+            return Err(self.unsupported(i));
+        }
         match i.op {
             Op::InsnStart => self.pc = i.imm,
             Op::Const => self.emit_const(i),
@@ -278,7 +284,7 @@ impl<'a> Emitter<'a> {
             Op::GetIndexed => self.emit_get_indexed(i)?,
             Op::PutIndexed => self.emit_put_indexed(i)?,
             Op::Load | Op::Store | Op::AtomicRmw | Op::AtomicCas => self.emit_memory(i)?,
-            Op::Fence => self.asm.mfence(),
+            Op::Fence => self.asm.full_fence(),
             Op::Call => self.emit_call(i),
             Op::ExitIf => self.emit_exit_if(i)?,
             Op::Exit => self.emit_exit(i),

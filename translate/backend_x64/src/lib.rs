@@ -4,7 +4,7 @@
 //! [`PatchSite`]s and running them is the engine's business. The pipeline of one unit:
 //!
 //! 1. [`prepass`]: aliases, dead code and dead stores, reference counts, hints (two passes over the operations);
-//! 2. [`emitter`]: one pass forward that allocates registers ([`alloc`]) and emits the straight path
+//! 2. [`emitter`]: one pass forward that allocates registers ([`alloc`], [`slots`]) and emits the straight path
 //!    (`emit_*`), noting what belongs out of line;
 //! 3. [`cold`]: TLB misses, faults, side exits and stubs, after the straight path.
 //!
@@ -16,17 +16,21 @@ mod alloc;
 pub mod asm;
 mod cold;
 mod emit_call;
+mod emit_compare;
 mod emit_exit;
 mod emit_float;
 mod emit_int;
 mod emit_mem;
+mod emit_muldiv;
 mod emit_slot;
 mod emit_vec;
 mod emit_x87;
 mod emitter;
 pub mod layout;
 mod prepass;
+mod slots;
 pub mod thunks;
+mod vector_opcodes;
 
 pub use emitter::Unsupported;
 pub use layout::{

@@ -272,7 +272,7 @@ impl Engine {
             .iter()
             .map(|h| HelperTarget { info: h.info, address: h.function as usize as u64 })
             .collect();
-        let size = (bytes - THUNK_BYTES) / SEGMENTS & !63;
+        let size = ((bytes - THUNK_BYTES) / SEGMENTS) & !63;
         let segments = (0..SEGMENTS)
             .map(|i| {
                 let start = THUNK_BYTES + i * size;
@@ -621,7 +621,7 @@ impl Engine {
                 if code.units[unit as usize].as_ref().is_some_and(|r| r.serial == serial) {
                     self.drop_unit(code, unit);
                 }
-                if code.interpreted.len() % 1024 == 0 {
+                if code.interpreted.len().is_multiple_of(1024) {
                     Self::forget_empty_pages(code);
                 }
             }
@@ -725,7 +725,6 @@ impl Engine {
                 // Another vCPU was faster.
                 return;
             }
-            cx.stats.evictions += 1;
             code.current = (code.current + 1) % SEGMENTS;
             let segment = &mut code.segments[code.current];
             code.cursor = segment.start;
@@ -733,6 +732,7 @@ impl Engine {
             if units.is_empty() {
                 return;
             }
+            cx.stats.evictions += 1;
             for (start, unit) in units {
                 if code.units[unit as usize].as_ref().is_some_and(|r| r.code.0 == start) {
                     self.drop_unit(code, unit);

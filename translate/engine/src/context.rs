@@ -9,7 +9,6 @@ use rhea_ir::{Builder, HelperInfo, MemFlags, Rmw};
 use rhea_memory::AddressSpace;
 use std::any::{Any, TypeId};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// Leave reason of the engine's own: a store hit the code of the running unit; execute this instruction alone.
 pub const REASON_RESTART: u32 = 0x7fff_fff0;
@@ -219,18 +218,7 @@ impl VcpuContext {
             return;
         }
         self.env.store_at(page, vaddr, size, value);
-        if page.is_writable_ram() {
-            self.after_store(page, vaddr, size as usize);
-        }
-    }
-
-    /// After a store to RAM that was not known to hold code: code may have been translated from it meanwhile.
-    fn after_store(&mut self, page: &PageRef, vaddr: u64, len: usize) {
-        // A translator sets the flag and then reads the bytes; we have stored and now read the flag.
-        fence(Ordering::SeqCst);
-        if page.has_code() {
-            self.engine.ram_changed(page.host + (vaddr % PAGE) as usize, len);
-        }
+        self.env.after_store(page, vaddr, size as usize);
     }
 
     /// Loads bytes, crossing at most one page boundary.
@@ -251,6 +239,9 @@ impl VcpuContext {
     }
 
     fn load_part(&mut self, page: &PageRef, vaddr: u64, out: &mut [u8]) {
+        if page.host != 0 && out.len() > 16 {
+            return crate::host_access::host_read(page.host + (vaddr % PAGE) as usize, out);
+        }
         let mut at = vaddr;
         let mut chunks = out.chunks_exact_mut(8);
         for c in &mut chunks {
@@ -285,6 +276,9 @@ impl VcpuContext {
     }
 
     fn store_part(&mut self, page: &PageRef, vaddr: u64, bytes: &[u8]) {
+        if bytes.len() > 16 && page.is_writable_ram() && !page.has_code() {
+            return crate::host_access::host_write(page.host + (vaddr % PAGE) as usize, bytes);
+        }
         let (mut at, mut rest) = (vaddr, bytes);
         while !rest.is_empty() {
             let size = 1usize << rest.len().ilog2().min(3);
@@ -391,7 +385,7 @@ impl VcpuContext {
             return Ok(self.engine.write_code_page(host, size as usize, &mut self.stats, swap));
         }
         let old = swap();
-        self.after_store(&page, vaddr, size as usize);
+        self.env.after_store(&page, vaddr, size as usize);
         self.env.arm_write(&page, index);
         Ok(old)
     }
@@ -425,7 +419,7 @@ impl VcpuContext {
             && !page.has_code()
             && let Some(old) = crate::env::host_cas128(host, expected, new)
         {
-            self.after_store(&page, vaddr, 16);
+            self.env.after_store(&page, vaddr, 16);
             return Ok(old);
         }
         if !self.one_insn {

@@ -10,8 +10,9 @@ use crate::icount::InstructionCounter;
 pub use crate::tlb::{PAGE, PageRef};
 use crate::tlb::{PAGE_MASK, Tables};
 use crate::vcpu::VcpuShared;
-use rhea_memory::AddressSpace;
+use rhea_memory::{AddressSpace, PAGE_HAS_CODE};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 /// No usable TLB entry: the guest must walk its page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub struct Env {
     pub(crate) secret: u64,
     /// Pages fetched from during the current translation: host address (0 for device memory) and version.
     pub(crate) fetched: Vec<(usize, u64)>,
+    engine: Arc<Engine>,
     counter: Option<Arc<InstructionCounter>>,
     /// Instructions executed when the frame's `icount` reaches zero.
     count_end: u64,
@@ -39,7 +41,7 @@ pub struct Env {
 
 impl Env {
     pub(crate) fn new(
-        engine: &Engine,
+        engine: &Arc<Engine>,
         memory_block: Arc<FrameMemory>,
         memory: Arc<AddressSpace>,
         io: Arc<AddressSpace>,
@@ -59,6 +61,7 @@ impl Env {
             mode: 0,
             secret: engine.secret(),
             fetched: Vec::new(),
+            engine: engine.clone(),
             counter: engine.config().icount.clone(),
             count_end: 0,
         };
@@ -132,7 +135,8 @@ impl Env {
         let Some(counter) = &self.counter else { return };
         let executed = self.executed();
         counter.set_executed(executed);
-        let allowance = counter.allowance();
+        // At least one, so that execution goes on even if something is always due.
+        let allowance = counter.allowance().max(1);
         self.count_end = executed + allowance;
         // SAFETY: as in `charge`; translated code, if it waits for a helper, reads the field anew at each use.
         unsafe { (*self.frame_mut()).icount = allowance as i64 };
@@ -176,7 +180,19 @@ impl Env {
             return Err(Miss);
         }
         self.store_at(&page, vaddr, size, value);
+        self.after_store(&page, vaddr, size as usize);
         Ok(())
+    }
+
+    /// After a store within a page that was not known to hold code: code may have been translated from it meanwhile.
+    pub(crate) fn after_store(&self, page: &PageRef, vaddr: u64, len: usize) {
+        if page.is_writable_ram() {
+            // A translator sets the flag and then reads the bytes; we have stored and now read the flag.
+            fence(Ordering::SeqCst);
+            if page.has_code() {
+                self.engine.ram_changed(page.host + (vaddr % PAGE) as usize, len);
+            }
+        }
     }
 
     /// Loads within a page that is known.
@@ -212,11 +228,17 @@ impl Env {
     /// Atomically replaces `old` by `new` in RAM at a naturally aligned guest-physical address (4 or 8 bytes). False
     /// if the memory does not hold `old`; true without effect if it is not RAM that takes writes.
     pub fn cas_phys(&mut self, addr: u64, size: u32, old: u64, new: u64) -> bool {
-        let (host, _, writable) = self.resolve(addr & PAGE_MASK);
+        let (host, flag, writable) = self.resolve(addr & PAGE_MASK);
         if host == 0 || !writable || !addr.is_multiple_of(u64::from(size)) {
             return true;
         }
-        host_cas(host + (addr % PAGE) as usize, size, old, new) == old
+        let at = host + (addr % PAGE) as usize;
+        let done = host_cas(at, size, old, new) == old;
+        // SAFETY: a page that is RAM has a flag byte, in a block that the engine keeps alive.
+        if unsafe { &*flag }.load(Ordering::SeqCst) & PAGE_HAS_CODE != 0 {
+            self.engine.ram_changed(at, size as usize);
+        }
+        done
     }
 
     /// Reads an I/O port; ones where nothing answers.

@@ -2,6 +2,21 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+/// Copies bytes out of one page of guest RAM.
+pub(crate) fn host_read(host: usize, out: &mut [u8]) {
+    debug_assert!(host % 4096 + out.len() <= 4096);
+    // SAFETY: `host..host + len` lies in one page of a RAM block kept alive by the caller's Env. Other vCPUs may
+    // write it meanwhile, which at worst yields torn bytes, as it does for the guest's own block moves.
+    unsafe { std::ptr::copy_nonoverlapping(host as *const u8, out.as_mut_ptr(), out.len()) };
+}
+
+/// Copies bytes into one page of guest RAM that takes writes and holds no translated code.
+pub(crate) fn host_write(host: usize, bytes: &[u8]) {
+    debug_assert!(host % 4096 + bytes.len() <= 4096);
+    // SAFETY: as in `host_read`.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host as *mut u8, bytes.len()) };
+}
+
 /// Loads 1, 2, 4 or 8 bytes at a host address inside guest RAM.
 pub(crate) fn host_load(host: usize, size: u32) -> u64 {
     // SAFETY: `host..host + size` lies in one page of a RAM block kept alive by the caller's Env; guest RAM is only

@@ -218,12 +218,6 @@ impl Engine {
             at = next;
         }
     }
-
-    /// Pages being watched now.
-    #[cfg(test)]
-    pub(crate) fn watched_pages(&self) -> usize {
-        self.code.lock().pages.len()
-    }
 }
 
 impl WriteObserver for Engine {

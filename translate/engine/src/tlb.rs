@@ -232,7 +232,8 @@ impl Tables {
             return NONE;
         }
         let (start, pages) = (range.start + skip, (range.len - skip) / PAGE);
-        if pages == 0 || phys < start || phys - start >= pages * PAGE || (offset + skip) % PAGE != 0 {
+        if pages == 0 || phys < start || phys - start >= pages * PAGE || !(offset + skip).is_multiple_of(PAGE)
+        {
             return NONE;
         }
         {

@@ -14,11 +14,13 @@
 //! | Sub (also CMP, NEG as 0-x) | result | subtrahend | – |
 //! | Sbb | result | subtrahend | borrow in (0/1) |
 //! | Logic (AND, OR, XOR, TEST) | result | – | – |
-//! | Inc, Dec | result | CF before (0/1) | – |
 //! | Shl | result | operand shifted left by count-1 (its top bit is CF) | – |
 //! | Shr (also SAR) | result | operand shifted right by count-1 (its bit 0 is CF) | – |
 //! | Mul (MUL, IMUL) | low result | nonzero when CF=OF=1 | – |
 //! | Bmi (ANDN, BEXTR, BLSI, BLSR, BLSMSK, BZHI) | result | CF (0/1) | – |
+//!
+//! INC and DEC keep CF, so they leave the record as it is: bits 8..=15 of `cc_op` name them (zero for none) and
+//! `cc_inc` has their result. CF then is that of the record, the other five flags are those of the INC or DEC.
 //!
 //! Undefined flags: AF after Logic is 0, shifts leave AF 0; OF after Shl is CF xor sign(result), after Shr
 //! sign(result) xor sign(cc_src), which is right for count 1; AF after Bmi and Mul is 0, PF/ZF/SF after Mul are of
@@ -117,6 +119,9 @@ pub enum CcOp {
     BmiQ,
 }
 
+/// Position in `cc_op` of the operation number of an INC or DEC after the record.
+pub const INC_SHIFT: u32 = 8;
+
 /// `kind` part of a [`CcOp`] value: `op >> 2`.
 pub mod kind {
     #![allow(missing_docs, reason = "see CcOp")]
@@ -134,7 +139,8 @@ pub mod kind {
     pub const BMI: u32 = 11;
 }
 
-/// Computes CF, PF, AF, ZF, SF, OF (in RFLAGS positions) from a flag record. An unknown `op` gives no flags.
+/// Computes CF, PF, AF, ZF, SF, OF (in RFLAGS positions) from a flag record without INC or DEC. For [`kind::INC`] and
+/// [`kind::DEC`] `src` is CF from before. An unknown `op` gives no flags.
 pub fn compute(op: u32, dst: u64, src: u64, src2: u64) -> u64 {
     if op >> 2 == kind::FLAGS {
         return src & ARITHMETIC;
@@ -178,7 +184,11 @@ pub fn compute(op: u32, dst: u64, src: u64, src2: u64) -> u64 {
 impl X86State {
     /// CF, PF, AF, ZF, SF and OF in their RFLAGS positions.
     pub fn arithmetic_flags(&self) -> u64 {
-        compute(self.cc_op, self.cc_dst, self.cc_src, self.cc_src2)
+        let f = compute(self.cc_op & 0xff, self.cc_dst, self.cc_src, self.cc_src2);
+        match self.cc_op >> INC_SHIFT {
+            0 => f,
+            inc => compute(inc, self.cc_inc, f & CF, 0),
+        }
     }
 
     /// The whole RFLAGS register.
@@ -217,6 +227,16 @@ mod tests {
     fn addition_overflows_into_the_sign() {
         let f = compute(CcOp::AddB as u32, 0x80, 1, 0);
         assert_eq!(f, SF | OF | AF);
+    }
+
+    #[test]
+    fn an_increment_keeps_the_carry_of_the_record() {
+        let mut st = X86State::reset();
+        (st.cc_op, st.cc_dst, st.cc_src) = (CcOp::AddB as u32, 0x00, 0x01);
+        assert_eq!(st.arithmetic_flags() & (CF | ZF), CF | ZF);
+        st.cc_op |= (CcOp::IncL as u32) << INC_SHIFT;
+        st.cc_inc = 5;
+        assert_eq!(st.arithmetic_flags(), CF | PF);
     }
 
     #[test]

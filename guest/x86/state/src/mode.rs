@@ -42,7 +42,7 @@ pub const AVX: u64 = 1 << 15;
 pub const SMAP: u64 = 1 << 16;
 /// System management mode.
 pub const SMM: u64 = 1 << 17;
-/// Some of CS, DS, ES, SS, FS, GS does not span 4 GiB or is not present, not writable or expand-down: data accesses
+/// Some of CS, DS, ES, SS does not span 4 GiB or is not present, not writable or expand-down: data accesses
 /// outside 64-bit mode must check the segment. Clear: flat segments, no checks needed.
 pub const CHECK_SEGMENTS: u64 = 1 << 18;
 /// MXCSR unmasks an exception: SSE arithmetic must check.
@@ -65,6 +65,10 @@ pub const FSGSBASE: u64 = 1 << 26;
 pub const UMIP: u64 = 1 << 27;
 /// CR4.PCE clear at CPL 3: RDPMC faults. (RDTSC under CR4.TSD is checked by its helper.)
 pub const NO_PCE: u64 = 1 << 28;
+/// FS cannot be used without a check outside 64-bit mode: it is not a writable data segment of 4 GiB (often null).
+pub const CHECK_FS: u64 = 1 << 29;
+/// As [`CHECK_FS`], for GS.
+pub const CHECK_GS: u64 = 1 << 30;
 /// Shift of the CS base in the upper half.
 pub const CS_BASE_SHIFT: u32 = 32;
 
@@ -80,17 +84,16 @@ impl X86State {
         }
     }
 
-    fn segments_need_checks(&self, code64: bool) -> bool {
-        if code64 {
-            return false;
-        }
+    /// Which segments' accesses must be checked one by one: [`CHECK_SEGMENTS`], [`CHECK_FS`], [`CHECK_GS`].
+    fn segment_checks(&self) -> u64 {
         let flat = |i: usize| {
             let s = &self.seg[i];
             s.limit == u32::MAX && s.attr & attr::P != 0
         };
-        let writable = |i: usize| self.seg[i].attr & (attr::CODE | attr::EC | attr::RW) == attr::RW;
-        // FS and GS are checked one by one where they are used: they are often null.
-        !(flat(seg::CS) && [seg::ES, seg::SS, seg::DS].iter().all(|&i| flat(i) && writable(i)))
+        let open = |i: usize| flat(i) && self.seg[i].attr & (attr::CODE | attr::EC | attr::RW) == attr::RW;
+        let bit = |c: bool, m: u64| if c { 0 } else { m };
+        let all = flat(seg::CS) && [seg::ES, seg::SS, seg::DS].iter().all(|&i| open(i));
+        bit(all, CHECK_SEGMENTS) | bit(open(seg::FS), CHECK_FS) | bit(open(seg::GS), CHECK_GS)
     }
 
     /// Computes the mode word from the state (it does not store it).
@@ -117,7 +120,7 @@ impl X86State {
         m |= bit(cr4 & cr4::OSXSAVE != 0 && self.xcr0 & 6 == 6, AVX);
         m |= bit(cpl != 3 && cr4 & cr4::SMAP != 0 && self.rflags & flags::AC == 0, SMAP);
         m |= bit(self.smm != 0, SMM);
-        m |= bit(self.segments_need_checks(code64), CHECK_SEGMENTS);
+        m |= if code64 { 0 } else { self.segment_checks() };
         m |= bit(self.mxcsr >> 7 & 0x3f != 0x3f, SSE_UNMASKED);
         m |= bit(self.x87_cw & 0x3f != 0x3f || self.x87_sw & 0x80 != 0, X87_UNMASKED);
         let (data, code) = self.armed_breakpoints();

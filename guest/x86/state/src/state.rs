@@ -113,7 +113,10 @@ pub struct X86State {
     pub cc_src: u64,
     /// Third operand (carry-in) of the last flag-setting operation.
     pub cc_src2: u64,
-    /// Which operation `cc_dst`/`cc_src`/`cc_src2` describe: a [`CcOp`] as u32.
+    /// Result of an INC or DEC after the operation that set CF; see [`crate::flags`].
+    pub cc_inc: u64,
+    /// Which operation `cc_dst`/`cc_src`/`cc_src2` describe: a [`CcOp`], and
+    /// in bits 8..=15 that of an INC or DEC since.
     pub cc_op: u32,
     /// Direction flag as a step: 0 for forward (DF=0), 1 for backward (DF=1).
     pub df: u32,
@@ -192,6 +195,8 @@ pub struct X86State {
     pub shutdown: u32,
     /// `nmi_blocked` as it was when SMM was entered.
     pub smm_nmi_blocked: u32,
+    /// An event waited when events were last looked at and could not be taken (1): what sets IF looks again.
+    pub events_wait: u32,
 }
 
 impl X86State {
@@ -223,6 +228,7 @@ impl X86State {
             cc_dst: 0,
             cc_src: 0,
             cc_src2: 0,
+            cc_inc: 0,
             cc_op: CcOp::Flags as u32,
             df: 0,
             rflags: 2,
@@ -261,6 +267,7 @@ impl X86State {
             wait_for_sipi: 0,
             shutdown: 0,
             smm_nmi_blocked: 0,
+            events_wait: 0,
         }
     }
 }

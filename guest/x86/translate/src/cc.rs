@@ -62,23 +62,19 @@ pub enum Flags {
         /// Result.
         r: Val,
     },
-    /// `r = a + 1`, carry kept.
+    /// `r = a + 1`; CF is kept (`Translator::carry_source`).
     Inc {
         /// Operand.
         a: Val,
         /// Result.
         r: Val,
-        /// CF from before, I8 0/1.
-        carry: Val,
     },
-    /// `r = a - 1`, carry kept.
+    /// `r = a - 1`; CF is kept.
     Dec {
         /// Operand.
         a: Val,
         /// Result.
         r: Val,
-        /// CF from before, I8 0/1.
-        carry: Val,
     },
     /// Another kind of the flag record with the type of the result: `r` and the record's source operand (the type of
     /// `r` or I64).
@@ -126,13 +122,14 @@ impl Translator<'_> {
 
     fn put_record(&mut self, kind: u32, ty: Type, dst: Val, src: Option<Val>) {
         let op = self.b.iconst(Type::I32, u64::from(cc_op(kind, ty)));
-        let dst = self.widen(dst);
         self.b.put(slots::CC_OP, op);
-        self.b.put(slots::CC_DST, dst);
         if let Some(src) = src {
             let src = if kind == kind::MUL { self.widen(src) } else { self.any64(src) };
             self.b.put(slots::CC_SRC, src);
         }
+        // Last, so that the widened result is at hand when it is written to a register.
+        let dst = self.widen(dst);
+        self.b.put(slots::CC_DST, dst);
     }
 
     /// Flags of `r = a + b`.
@@ -169,12 +166,20 @@ impl Translator<'_> {
         self.flags = Flags::Logic { r };
     }
 
-    /// Flags of `r = a + 1` (`up`) or `r = a - 1`; CF is kept: `carry` was taken by [`Translator::carry`] before.
-    pub fn set_flags_inc_dec(&mut self, up: bool, a: Val, r: Val, carry: Val) {
-        let kind = if up { kind::INC } else { kind::DEC };
-        let c = self.b.zext(Type::I64, carry);
-        self.put_record(kind, self.b.ty(r), r, Some(c));
-        self.flags = if up { Flags::Inc { a, r, carry } } else { Flags::Dec { a, r, carry } };
+    /// Flags of `r = a + 1` (`up`) or `r = a - 1`; CF is kept, and so is the record it comes from.
+    pub fn set_flags_inc_dec(&mut self, up: bool, a: Val, r: Val) {
+        let op = cc_op(if up { kind::INC } else { kind::DEC }, self.b.ty(r));
+        let record = self.b.get(slots::CC_OP);
+        let record = self.b.and_imm(record, (1 << flags::INC_SHIFT) - 1);
+        let inc = self.b.iconst(Type::I32, u64::from(op) << flags::INC_SHIFT);
+        let record = self.b.or(record, inc);
+        self.b.put(slots::CC_OP, record);
+        if !matches!(self.flags, Flags::Inc { .. } | Flags::Dec { .. }) {
+            self.carry_source = self.flags;
+        }
+        self.flags = if up { Flags::Inc { a, r } } else { Flags::Dec { a, r } };
+        let r = self.widen(r);
+        self.b.put(slots::CC_INC, r);
     }
 
     /// Flags by a kind of record that has no form of its own: SHL, SHR, MUL, BMI (`flags::kind`).
@@ -206,6 +211,14 @@ impl Translator<'_> {
             let value = self.b.deposit(value, bit, 0, 1);
             return self.set_flags_value(value);
         }
+        // The operation whose result gives ZF: an INC or DEC since the record, or the record's own.
+        let inc = self.b.bin_imm(Op::Shr, op, u64::from(flags::INC_SHIFT));
+        let after_inc = self.b.icmp_imm(Cond::Ne, inc, 0);
+        let op = self.b.select(after_inc, inc, op);
+        let inc_result = self.b.get(slots::CC_INC);
+        let dst = self.b.get(slots::CC_DST);
+        let dst = self.b.select(after_inc, inc_result, dst);
+        self.b.put(slots::CC_DST, dst);
         // A record of unknown kind: a value gets the bit deposited, any other becomes SHR's with the same width.
         let is_value = self.b.icmp_imm(Cond::LtU, op, 4);
         let width = self.b.and_imm(op, 3);
@@ -268,12 +281,7 @@ impl Translator<'_> {
         if matches!(self.flags, Flags::FloatCompare { .. } | Flags::Relation(_)) {
             return self.b.get(slots::CC_SRC);
         }
-        let op = self.b.get(slots::CC_OP);
-        let dst = self.b.get(slots::CC_DST);
-        let src = self.b.get(slots::CC_SRC);
-        let src2 = self.b.get(slots::CC_SRC2);
-        let v =
-            self.b.call(helpers::COMPUTE_FLAGS, helpers::info(helpers::COMPUTE_FLAGS), &[op, dst, src, src2]);
+        let v = self.b.call(helpers::COMPUTE_FLAGS, helpers::info(helpers::COMPUTE_FLAGS), &[]);
         if self.flags == Flags::Unknown {
             self.flags = Flags::Value(v);
         }
@@ -318,21 +326,7 @@ impl Translator<'_> {
                 let c = self.b.zext(Type::I8, c);
                 if inverted { self.not(c) } else { c }
             }),
-            Flags::Sub { a, b, r } => match base {
-                C::b => Some(self.b.icmp(turn(Cond::LtU), a, b)),
-                C::be => Some(self.b.icmp(turn(Cond::LeU), a, b)),
-                C::e => Some(self.b.icmp(turn(Cond::Eq), a, b)),
-                C::l => Some(self.b.icmp(turn(Cond::LtS), a, b)),
-                C::le => Some(self.b.icmp(turn(Cond::LeS), a, b)),
-                C::s => Some(self.b.icmp_imm(turn(Cond::LtS), r, 0)),
-                C::p => Some(self.parity(r, inverted)),
-                _ => {
-                    let x = self.b.xor(a, b);
-                    let y = self.b.xor(a, r);
-                    let z = self.b.and(x, y);
-                    Some(self.b.icmp_imm(turn(Cond::LtS), z, 0))
-                }
-            },
+            Flags::Sub { a, b, r } => Some(self.of_difference(base, inverted, a, b, r)),
             Flags::Logic { r } => match base {
                 C::b | C::o => Some(self.b.iconst(Type::I8, u64::from(inverted))),
                 C::be | C::e => Some(self.b.icmp_imm(turn(Cond::Eq), r, 0)),
@@ -340,33 +334,9 @@ impl Translator<'_> {
                 C::le => Some(self.b.icmp_imm(turn(Cond::LeS), r, 0)),
                 _ => Some(self.parity(r, inverted)),
             },
-            Flags::Add { a, b, r } => match base {
-                C::b => Some(self.b.icmp(turn(Cond::LtU), r, b)),
-                C::e => Some(self.b.icmp_imm(turn(Cond::Eq), r, 0)),
-                C::s => Some(self.b.icmp_imm(turn(Cond::LtS), r, 0)),
-                C::p => Some(self.parity(r, inverted)),
-                C::be => {
-                    let c = self.b.icmp(Cond::LtU, r, b);
-                    Some(self.or_zero(c, r, inverted))
-                }
-                _ => {
-                    // The sign of (a ^ r) & (b ^ r) is OF; with the sign of r it gives the true sign of the sum.
-                    let x = self.b.xor(a, r);
-                    let y = self.b.xor(b, r);
-                    let z = self.b.and(x, y);
-                    if base == C::o {
-                        return Some(self.b.icmp_imm(turn(Cond::LtS), z, 0));
-                    }
-                    let s = self.b.xor(z, r);
-                    if base == C::l {
-                        return Some(self.b.icmp_imm(turn(Cond::LtS), s, 0));
-                    }
-                    let less = self.b.icmp_imm(Cond::LtS, s, 0);
-                    Some(self.or_zero(less, r, inverted))
-                }
-            },
-            Flags::Inc { a, r, carry } | Flags::Dec { a, r, carry } => {
-                self.inc_dec(base, inverted, matches!(self.flags, Flags::Inc { .. }), a, r, carry)
+            Flags::Add { a, b, r } => Some(self.of_sum(base, inverted, a, b, r)),
+            Flags::Inc { a, r } | Flags::Dec { a, r } => {
+                self.inc_dec(base, inverted, matches!(self.flags, Flags::Inc { .. }), a, r)
             }
             Flags::Adc { b, carry, r } => match base {
                 C::b => {
@@ -416,28 +386,80 @@ impl Translator<'_> {
         }
     }
 
+    /// CF after INC and DEC: that of the operation before them, whose record still stands.
+    fn kept_carry(&mut self) -> Val {
+        let now = std::mem::replace(&mut self.flags, self.carry_source);
+        let carry = self.carry();
+        self.carry_source = std::mem::replace(&mut self.flags, now);
+        carry
+    }
+
+    /// Conditions after `r = a - b`.
+    fn of_difference(&mut self, base: ConditionCode, inverted: bool, a: Val, b: Val, r: Val) -> Val {
+        use ConditionCode as C;
+        let turn = |c: Cond| if inverted { c.invert() } else { c };
+        match base {
+            C::b => self.b.icmp(turn(Cond::LtU), a, b),
+            C::be => self.b.icmp(turn(Cond::LeU), a, b),
+            C::e => self.b.icmp(turn(Cond::Eq), a, b),
+            C::l => self.b.icmp(turn(Cond::LtS), a, b),
+            C::le => self.b.icmp(turn(Cond::LeS), a, b),
+            C::s => self.b.icmp_imm(turn(Cond::LtS), r, 0),
+            C::p => self.parity(r, inverted),
+            _ => {
+                let x = self.b.xor(a, b);
+                let y = self.b.xor(a, r);
+                let z = self.b.and(x, y);
+                self.b.icmp_imm(turn(Cond::LtS), z, 0)
+            }
+        }
+    }
+
+    /// Conditions after `r = a + b`.
+    fn of_sum(&mut self, base: ConditionCode, inverted: bool, a: Val, b: Val, r: Val) -> Val {
+        use ConditionCode as C;
+        let turn = |c: Cond| if inverted { c.invert() } else { c };
+        match base {
+            C::b => self.b.icmp(turn(Cond::LtU), r, b),
+            C::e => self.b.icmp_imm(turn(Cond::Eq), r, 0),
+            C::s => self.b.icmp_imm(turn(Cond::LtS), r, 0),
+            C::p => self.parity(r, inverted),
+            C::be => {
+                let c = self.b.icmp(Cond::LtU, r, b);
+                self.or_zero(c, r, inverted)
+            }
+            _ => {
+                // The sign of (a ^ r) & (b ^ r) is OF; with the sign of r it gives the true sign of the sum.
+                let x = self.b.xor(a, r);
+                let y = self.b.xor(b, r);
+                let z = self.b.and(x, y);
+                if base == C::o {
+                    return self.b.icmp_imm(turn(Cond::LtS), z, 0);
+                }
+                let s = self.b.xor(z, r);
+                if base == C::l {
+                    return self.b.icmp_imm(turn(Cond::LtS), s, 0);
+                }
+                let less = self.b.icmp_imm(Cond::LtS, s, 0);
+                self.or_zero(less, r, inverted)
+            }
+        }
+    }
+
     /// Conditions after INC and DEC: the operand's distance from the edge gives the signed ones.
-    fn inc_dec(
-        &mut self,
-        base: ConditionCode,
-        inverted: bool,
-        up: bool,
-        a: Val,
-        r: Val,
-        carry: Val,
-    ) -> Option<Val> {
+    fn inc_dec(&mut self, base: ConditionCode, inverted: bool, up: bool, a: Val, r: Val) -> Option<Val> {
         use ConditionCode as C;
         let turn = |c: Cond| if inverted { c.invert() } else { c };
         let sign = 1u64 << (self.b.ty(r).bits() - 1);
         Some(match base {
             C::b => {
-                if inverted {
-                    self.not(carry)
-                } else {
-                    carry
-                }
+                let carry = self.kept_carry();
+                if inverted { self.not(carry) } else { carry }
             }
-            C::be => self.or_zero(carry, r, inverted),
+            C::be => {
+                let carry = self.kept_carry();
+                self.or_zero(carry, r, inverted)
+            }
             C::o => self.b.icmp_imm(turn(Cond::Eq), r, if up { sign } else { sign - 1 }),
             // a + 1 < 0, a - 1 < 0 without overflow.
             C::l => self.b.icmp_imm(turn(Cond::LtS), a, if up { u64::MAX } else { 1 }),

@@ -73,6 +73,8 @@ impl X86Guest {
 
     fn raise(cx: &mut VcpuContext, e: Exception) {
         let (st, cpu, env) = cx.parts::<X86State, X86Cpu>();
+        // What breakpoints an instruction met does not count when it did not complete.
+        cpu.data_hits = 0;
         interrupt::raise(st, &mut Bus { env, cpu }, e);
     }
 
@@ -89,6 +91,7 @@ impl X86Guest {
     fn go_on(cx: &mut VcpuContext) -> Next {
         let (st, cpu, _) = cx.parts::<X86State, X86Cpu>();
         st.mode = st.compute_mode();
+        st.events_wait = u32::from(!cpu.apic().pending().is_empty());
         if event::is_running(st) {
             cpu.wake = Pending::all();
             Next::Run
@@ -100,8 +103,8 @@ impl X86Guest {
     /// Debug traps after an instruction.
     fn after_instruction(cx: &mut VcpuContext, stepped: bool, loaded_rf: bool) {
         let (st, cpu, _) = cx.parts::<X86State, X86Cpu>();
-        if st.interrupt_shadow != 0 {
-            // MOV SS: traps wait until the next instruction has completed.
+        if st.interrupt_shadow == 1 {
+            // MOV SS (not STI): traps wait until the next instruction has completed.
             return;
         }
         let hits = std::mem::take(&mut cpu.data_hits);

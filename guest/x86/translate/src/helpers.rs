@@ -54,6 +54,17 @@ const SEGMENTS: Effects = Effects {
     pure: false,
 };
 
+/// Reads the flag record only.
+const FLAG_RECORD: Effects = Effects {
+    reads: SlotAccess::Ranges(&[(
+        crate::slots::CC_DST.offset,
+        crate::slots::CC_OP.offset + 4 - crate::slots::CC_DST.offset,
+    )]),
+    writes: SlotAccess::None,
+    may_exit: false,
+    pure: true,
+};
+
 macro_rules! helpers {
     ($( $(#[doc = $doc:expr])* $id:ident = $function:ident ( $($param:ident),* ) -> $result:ident, $effects:ident; )*) => {
         #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "numbers only")]
@@ -74,8 +85,8 @@ macro_rules! helpers {
 }
 
 helpers! {
-    /// The six arithmetic flags of a flag record (op, dst, src, src2).
-    COMPUTE_FLAGS = compute_flags(I32, I64, I64, I64) -> I64, PURE;
+    /// The six arithmetic flags that the flag record in the state stands for.
+    COMPUTE_FLAGS = compute_flags() -> I64, FLAG_RECORD;
     /// Result of RCL and RCR (value, count, flags, bytes | left << 8).
     RCX_VALUE = rotate_carry_value(I64, I32, I64, I32) -> I64, PURE;
     /// Flags after RCL and RCR; as `RCX_VALUE`.

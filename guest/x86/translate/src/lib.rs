@@ -10,6 +10,7 @@ mod branch;
 pub mod cc;
 pub mod cpu;
 pub mod features;
+mod flag_insns;
 pub mod guest;
 pub mod helpers;
 mod integer;

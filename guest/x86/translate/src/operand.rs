@@ -271,7 +271,14 @@ impl Translator<'_> {
             let base = self.b.get(slots::segment_base(segment));
             return self.b.add(base, offset);
         }
-        if self.mode & mode::CHECK_SEGMENTS != 0 || special {
+        let checked = match segment {
+            // CS can never be written, and the mode word does not say whether it can be read.
+            seg::CS => self.is_protected() || self.mode & mode::CHECK_SEGMENTS != 0,
+            seg::FS => self.mode & mode::CHECK_FS != 0,
+            seg::GS => self.mode & mode::CHECK_GS != 0,
+            _ => self.mode & mode::CHECK_SEGMENTS != 0,
+        };
+        if checked {
             let what = segment as u64 | u64::from(bytes) << 8 | u64::from(write) << 24;
             let what = self.b.iconst(Type::I32, what);
             self.helper(helpers::CHECK_SEGMENT, &[what, offset]);

@@ -47,8 +47,8 @@ fn changed(st: &mut X86State, bus: &Bus<'_>, before: u64) -> u64 {
 
 // ---- arithmetic ----
 
-pub(crate) extern "C" fn compute_flags(_: &mut Cx, op: u64, dst: u64, src: u64, src2: u64) -> u64 {
-    flags::compute(op as u32, dst, src, src2)
+pub(crate) extern "C" fn compute_flags(cx: &mut Cx, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    cx.state::<X86State>().arithmetic_flags()
 }
 
 /// RCL or RCR of `bytes` (low byte of `what`; bit 8: left) by `count`, already masked to 5 or 6 bits: value and CF.
@@ -489,12 +489,19 @@ impl Block {
 
 /// Longest run of one helper call, in bytes.
 const RUN: usize = 4096;
+/// A run that gets along with a small buffer.
+const SHORT: usize = 256;
 
 pub(crate) extern "C" fn rep_movs(cx: &mut Cx, what: u64, _: u64, _: u64, _: u64) -> u64 {
     if let Err(Leave(reason)) = move_block(cx, what) {
         cx.leave(reason);
     }
     0
+}
+
+fn copy(cx: &mut Cx, from: u64, to: u64, buffer: &mut [u8], index: u8) -> Result<(), Leave> {
+    cx.load_bytes(from, buffer, index)?;
+    cx.store_bytes(to, buffer, index)
 }
 
 fn move_block(cx: &mut Cx, what: u64) -> Result<(), Leave> {
@@ -525,10 +532,12 @@ fn move_block(cx: &mut Cx, what: u64) -> Result<(), Leave> {
         }
         return Ok(());
     }
-    let mut buffer = [0u8; RUN];
-    let buffer = &mut buffer[..bytes as usize];
-    cx.load_bytes(from, buffer, b.index)?;
-    cx.store_bytes(to, buffer, b.index)?;
+    // Most moves are short, and clearing a page-sized buffer costs as much as they do.
+    if bytes <= SHORT as u64 {
+        copy(cx, from, to, &mut [0; SHORT][..bytes as usize], b.index)?;
+    } else {
+        copy(cx, from, to, &mut [0; RUN][..bytes as usize], b.index)?;
+    }
     let st = cx.state::<X86State>();
     b.set(st, gpr::RSI, from.wrapping_add(bytes));
     b.set(st, gpr::RDI, to.wrapping_add(bytes));
@@ -541,6 +550,16 @@ pub(crate) extern "C" fn rep_stos(cx: &mut Cx, what: u64, _: u64, _: u64, _: u64
         cx.leave(reason);
     }
     0
+}
+
+fn fill(cx: &mut Cx, to: u64, buffer: &mut [u8], value: u64, b: &Block) -> Result<(), Leave> {
+    let element = &value.to_le_bytes()[..b.bytes as usize];
+    if value != 0 {
+        for c in buffer.chunks_exact_mut(element.len()) {
+            c.copy_from_slice(element);
+        }
+    }
+    cx.store_bytes(to, buffer, b.index)
 }
 
 fn store_block(cx: &mut Cx, what: u64) -> Result<(), Leave> {
@@ -567,12 +586,11 @@ fn store_block(cx: &mut Cx, what: u64) -> Result<(), Leave> {
         return Ok(());
     }
     let bytes = (n * b.bytes) as usize;
-    let mut buffer = [0u8; RUN];
-    let element = value.to_le_bytes();
-    for c in buffer[..bytes].chunks_exact_mut(b.bytes as usize) {
-        c.copy_from_slice(&element[..b.bytes as usize]);
+    if bytes <= SHORT {
+        fill(cx, to, &mut [0; SHORT][..bytes], value, &b)?;
+    } else {
+        fill(cx, to, &mut [0; RUN][..bytes], value, &b)?;
     }
-    cx.store_bytes(to, &buffer[..bytes], b.index)?;
     let st = cx.state::<X86State>();
     b.set(st, gpr::RDI, to.wrapping_add(bytes as u64));
     b.set(st, gpr::RCX, b.count - n);

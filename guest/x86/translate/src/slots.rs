@@ -18,6 +18,8 @@ pub const CC_DST: Slot = Slot::new(offset_of!(X86State, cc_dst), Type::I64);
 pub const CC_SRC: Slot = Slot::new(offset_of!(X86State, cc_src), Type::I64);
 /// Third operand of the flag record.
 pub const CC_SRC2: Slot = Slot::new(offset_of!(X86State, cc_src2), Type::I64);
+/// Result of an INC or DEC since the flag record.
+pub const CC_INC: Slot = Slot::new(offset_of!(X86State, cc_inc), Type::I64);
 /// Kind of the flag record.
 pub const CC_OP: Slot = Slot::new(offset_of!(X86State, cc_op), Type::I32);
 /// Direction flag, 0 or 1.
@@ -26,6 +28,8 @@ pub const DF: Slot = Slot::new(offset_of!(X86State, df), Type::I32);
 pub const RFLAGS: Slot = Slot::new(offset_of!(X86State, rflags), Type::I64);
 /// Interrupt shadow.
 pub const INTERRUPT_SHADOW: Slot = Slot::new(offset_of!(X86State, interrupt_shadow), Type::I32);
+/// Whether an event waits that could not be taken.
+pub const EVENTS_WAIT: Slot = Slot::new(offset_of!(X86State, events_wait), Type::I32);
 /// TOP of the x87 stack.
 pub const X87_TOP: Slot = Slot::new(offset_of!(X86State, x87_top), Type::I32);
 /// Empty bits of the physical x87 registers.

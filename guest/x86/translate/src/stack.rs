@@ -221,7 +221,7 @@ impl Translator<'_> {
             self.b.put(slots::INTERRUPT_SHADOW, one);
             return self.leave_after();
         }
-        if index != seg::FS && index != seg::GS && !self.is64() {
+        if !self.is64() {
             self.leave_if_changed(changed);
         }
     }

@@ -1,8 +1,9 @@
 //! The state of a translation in progress: what every instruction's function works on.
 
 use iced_x86::{Instruction, OpKind, Register};
-use rhea_ir::{Builder, Exit, MemFlags, Target, Type, Val};
+use rhea_ir::{Builder, Cond, Exit, MemFlags, Target, Type, Val};
 use rhea_x86_state::mode;
+use rhea_x86_state::state::seg;
 
 use crate::cc::Flags;
 use crate::helpers;
@@ -28,6 +29,8 @@ pub struct Translator<'a> {
     pub mem: MemFlags,
     /// What is known of the condition flags.
     pub flags: Flags,
+    /// What is known of the operation before the INC or DEC that `flags` names: CF comes from it.
+    pub(crate) carry_source: Flags,
     /// Mode word the unit started under. CLAC and STAC change `mode` within a unit.
     pub start_mode: u64,
     /// STI was the last instruction: the next one ends the unit, and then interrupts are looked at.
@@ -77,6 +80,7 @@ impl<'a> Translator<'a> {
             next_pc: 0,
             mem,
             flags: Flags::unknown(),
+            carry_source: Flags::unknown(),
             start_mode: mode_word,
             shadow_next: false,
             in_shadow: false,
@@ -186,6 +190,14 @@ impl<'a> Translator<'a> {
     /// Ends the unit after this instruction, with the mode word unchanged.
     pub fn end_after(&mut self) {
         let next = self.next_pc;
+        if !self.is64() && self.mode & mode::CHECK_SEGMENTS != 0 {
+            // Execution may run past the segment's end: that fault is the next instruction's.
+            let limit = self.b.get(crate::slots::segment_limit(seg::CS));
+            let pc = self.b.iconst(Type::I32, next);
+            let out = self.b.icmp(Cond::GtU, pc, limit);
+            let exit = Exit::Leave { reason: reasons::fault(reasons::vector::GP), pc: Some(next) };
+            self.b.exit_if(out, exit);
+        }
         self.jump(Target::Static(next));
     }
 

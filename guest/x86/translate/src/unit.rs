@@ -1,11 +1,12 @@
 //! Decoding a run of instructions into one unit.
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
-use rhea_ir::Builder;
+use rhea_ir::{Builder, Cond, Exit, Type};
 use rhea_x86_state::mode;
 
 use crate::features::InstructionSet;
-use crate::reasons::vector;
+use crate::reasons::{self, vector};
+use crate::slots;
 use crate::translator::Translator;
 
 /// Longest instruction (SDM vol. 2, 2.3.11).
@@ -64,8 +65,7 @@ pub fn translate(
             break;
         }
         if t.in_shadow {
-            t.leave_after();
-            break;
+            t.look_at_events();
         }
     }
     if !t.is_ended() {
@@ -97,10 +97,19 @@ impl Translator<'_> {
         if !self.shadow_next {
             return self.end_after();
         }
-        // The instruction after STI is in another unit: the state has to say so.
-        let one = self.b.iconst(rhea_ir::Type::I32, 1);
-        self.b.put(crate::slots::INTERRUPT_SHADOW, one);
+        // The instruction after STI is in another unit: the state has to say so. (1 would hold off debug traps too.)
+        let two = self.b.iconst(Type::I32, 2);
+        self.b.put(slots::INTERRUPT_SHADOW, two);
         self.leave_after();
+    }
+
+    /// The instruction after STI is complete: leaves if an event waited for IF. (A new one makes the engine look.)
+    fn look_at_events(&mut self) {
+        self.in_shadow = false;
+        let waits = self.b.get(slots::EVENTS_WAIT);
+        let waits = self.b.icmp_imm(Cond::Ne, waits, 0);
+        let exit = Exit::Leave { reason: reasons::RESUME, pc: Some(self.next_pc) };
+        self.b.exit_if(waits, exit);
     }
 
     /// Translates the instruction at hand.

@@ -4,9 +4,7 @@
 //! `ADDI` count double, so that translations of the two modes differ. Data goes through the MMU index of the mode.
 
 use parking_lot::Mutex;
-use rhea_engine::{
-    Access, Guest, GuestLayout, Helper, Leave, Next, Translation, VcpuContext, VcpuHandle, request,
-};
+use rhea_engine::{Access, Guest, GuestLayout, Helper, Leave, Next, Translation, VcpuContext, request};
 use rhea_ir::{Builder, Cond, Exit, HelperInfo, MemFlags, Rmw, Slot, SlotAccess, Target, Type, Val};
 use std::collections::HashMap;
 use std::mem::offset_of;
@@ -91,7 +89,6 @@ pub struct Cpu {
     pub irq: Arc<AtomicBool>,
     pub taken: Arc<AtomicU64>,
     pub end: Option<End>,
-    pub handle: Option<VcpuHandle>,
 }
 
 pub struct Toy;

@@ -23,7 +23,6 @@ pub struct Machine {
     pub space: Arc<AddressSpace>,
     pub root: Arc<Region>,
     pub topology: Arc<Topology>,
-    pub ram: Arc<RamBlock>,
     pub tables: Arc<Mutex<HashMap<u64, Entry>>>,
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -33,12 +32,12 @@ impl Machine {
         let topology = Topology::new();
         let root = Region::container(&topology, "root", 1 << 40);
         let ram = Arc::new(RamBlock::new("ram", RAM).unwrap());
-        root.add(0, &Region::ram(&topology, ram.clone()));
+        root.add(0, &Region::ram(&topology, ram));
         let space = AddressSpace::new("test", root.clone());
         let engine = Engine::new(&TOY, config).unwrap();
         space.set_write_observer(engine.clone());
         let (tables, clock) = (Arc::default(), Arc::new(|| 0));
-        Machine { engine, space, root, topology, ram, tables, clock }
+        Machine { engine, space, root, topology, tables, clock }
     }
 
     pub fn vcpu(&self, index: u32, pc: u64) -> Box<VcpuContext> {
@@ -48,7 +47,6 @@ impl Machine {
             irq: Arc::new(AtomicBool::new(false)),
             taken: Arc::new(AtomicU64::new(0)),
             end: None,
-            handle: None,
         };
         let parts = VcpuParts {
             index,

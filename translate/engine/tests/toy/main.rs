@@ -8,3 +8,4 @@ mod machine;
 mod self_modifying;
 mod smp;
 mod tlb;
+mod tracing;

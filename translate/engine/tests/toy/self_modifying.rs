@@ -152,7 +152,7 @@ fn code_generated_over_and_over_stays_within_bounds() {
         let m = Machine::new(config(tier));
         let mut cx = m.vcpu(0, 0);
         // Each round is new code in every page.
-        for round in 0..40 {
+        for round in 0..160 {
             for page in 0..64u64 {
                 let mut code = Asm::new();
                 for i in 0..60 {

@@ -1,6 +1,8 @@
 //! Tests of the front end as a whole.
 
 mod arbitrary;
+mod golden;
+mod machine;
 
 use crate::features::InstructionSet;
 use crate::{helpers, unit};

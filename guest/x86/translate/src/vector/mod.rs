@@ -8,7 +8,8 @@
 //! Rules: a legacy SSE instruction keeps the upper half of the YMM register, a VEX.128 one zeroes it; a 16-byte
 //! memory operand of a legacy instruction must be aligned unless the instruction exists to be the exception.
 //! While MXCSR unmasks an exception (mode bit `SSE_UNMASKED`), each floating-point instruction is bracketed by two
-//! helpers, the second of which raises #XM before anything is written.
+//! helpers, the second of which raises #XM before anything is written. The flags are those of masked execution: an
+//! exact tiny result with underflow unmasked raises nothing, and an unmasked overflow or underflow also sets PE.
 
 mod avx;
 mod convert;

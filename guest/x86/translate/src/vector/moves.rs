@@ -94,7 +94,7 @@ pub(super) fn doubleword(t: &mut Translator<'_>) {
     let destination = t.insn.op0_register();
     if destination.is_xmm() || destination.is_mm() {
         let v = t.read_operand(1);
-        let v = t.from_int(v);
+        let v = t.widen_to_vector(v);
         return t.write_vector(0, v);
     }
     let lane = if t.operand_type(0) == Type::I64 { Lane::I64 } else { Lane::I32 };

@@ -59,8 +59,8 @@ fn by_quadwords(t: &mut Translator<'_>, helper: u32) {
         let high = t.b.vextract(Lane::I64, part, 1);
         let low = t.helper(helper, &[low]);
         let high = t.helper(helper, &[high]);
-        let low = t.from_int(low);
-        let high = t.from_int(high);
+        let low = t.widen_to_vector(low);
+        let high = t.widen_to_vector(high);
         *half = t.b.vbin(Op::VUnpackLo, Lane::I64, low, high);
     }
     let mut v = halves[0];
@@ -141,8 +141,8 @@ pub(super) fn compare_strings(t: &mut Translator<'_>) {
         // The helper has left the mask in the first two scratch words.
         let low = t.b.get(slots::scratch(0));
         let high = t.b.get(slots::scratch(1));
-        let low = t.from_int(low);
-        let high = t.from_int(high);
+        let low = t.widen_to_vector(low);
+        let high = t.widen_to_vector(high);
         let v = t.b.vbin(Op::VUnpackLo, Lane::I64, low, high);
         t.write_xmm(0, v);
     }

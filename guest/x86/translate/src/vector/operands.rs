@@ -61,7 +61,7 @@ impl Translator<'_> {
         let index = register.number();
         if register.is_mm() {
             let v = self.b.get(slots::mmx(index & 7));
-            self.from_int(v)
+            self.widen_to_vector(v)
         } else if register.is_ymm() {
             self.b.get(slots::ymm(index & 15))
         } else {
@@ -87,7 +87,7 @@ impl Translator<'_> {
             1 | 2 => {
                 let v = self.b.load(Type::int(bytes), addr, mem);
                 let v = self.b.zext(Type::I32, v);
-                self.from_int(v)
+                self.widen_to_vector(v)
             }
             4 | 8 => {
                 let ty = if bytes == 4 { Type::F32 } else { Type::F64 };
@@ -162,7 +162,7 @@ impl Translator<'_> {
     }
 
     /// An I32 or I64 zero-extended to a V128.
-    pub(super) fn from_int(&mut self, v: Val) -> Val {
+    pub(super) fn widen_to_vector(&mut self, v: Val) -> Val {
         self.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, v)
     }
 

@@ -78,8 +78,8 @@ fn mmx_turns_the_stack_over_and_fills_exponents() {
         %5 = vadd.v128.i8 %4, %2
         %6 = vextract.i64.i64 %5
         %7 = const.i32 #0x0
-        put.i32 %7 #0x180
-        put.i32 %7 #0x184
+        put.i32 %7 #0x188
+        put.i32 %7 #0x18c
         put.i64 %6 #0x1a0
         %11 = const.i64 #0xffff
         put.i64 %11 #0x1a8",
@@ -107,6 +107,25 @@ fn x87_add_checks_tags_once_and_works_on_the_extended_format() {
     assert_eq!(text.matches("exit_if").count(), 1, "{text}");
     assert_eq!(text.matches("get_indexed.f80").count(), 2, "{text}");
     assert!(text.contains("xadd.f80"), "{text}");
+}
+
+/// Every entry of `golden.txt`: a comment with the instruction, its bytes behind `>`, and its IR up to an empty line.
+#[test]
+fn each_family_gives_the_recorded_operations() {
+    let recorded = include_str!("golden.txt");
+    let mut now = String::new();
+    for entry in recorded.split("\n\n").map(str::trim).filter(|e| !e.is_empty()) {
+        let mut lines = entry.lines();
+        let (title, bytes) = (lines.next().expect("a title"), lines.next().expect("bytes"));
+        let code: Vec<u8> = bytes
+            .trim_start_matches("> ")
+            .split(' ')
+            .map(|b| u8::from_str_radix(b, 16).expect("hexadecimal bytes"))
+            .collect();
+        now += &format!("{title}\n{bytes}\n{}\n\n", ir(&code, LONG));
+    }
+    let differs = recorded.lines().zip(now.lines()).find(|(a, b)| a != b);
+    assert!(recorded == now, "first difference (recorded, now): {differs:?}; all of it now:\n{now}");
 }
 
 struct Random(u64);

@@ -67,14 +67,18 @@ fn index(control: u64) -> u8 {
 /// Hands the floating-point modes of the state to the engine: after a reset, a state load, or a change of MXCSR or the
 /// x87 control word by other means than instructions.
 pub fn load_float_environment(cx: &mut VcpuContext) {
-    let (mxcsr, cw) = (st(cx).mxcsr, st(cx).x87_cw);
-    let float = &mut env(cx).float;
-    float.set_env(FloatEnv {
+    load_sse_environment(cx);
+    let cw = st(cx).x87_cw;
+    env(cx).float.set_x87_control(cw);
+}
+
+fn load_sse_environment(cx: &mut VcpuContext) {
+    let mxcsr = st(cx).mxcsr;
+    env(cx).float.set_env(FloatEnv {
         rounding: (mxcsr >> 13 & 3) as u8,
         flush_to_zero: mxcsr & FTZ != 0,
         denormals_are_zero: mxcsr & DAZ != 0,
     });
-    float.set_x87_control(cw);
 }
 
 /// Brings the sticky flags in MXCSR and the x87 status word up to date: before the state is looked at from outside.
@@ -148,8 +152,10 @@ extern "C" fn load_mxcsr(cx: &mut VcpuContext, value: u64, next: u64, _: u64, _:
     }
     env(cx).float.take_flags();
     let old = std::mem::replace(&mut st(cx).mxcsr, value);
-    if (old ^ value) & !EXCEPTIONS != 0 {
-        load_float_environment(cx);
+    if (old ^ value) & !(EXCEPTIONS | EXCEPTIONS << 7) != 0 {
+        load_sse_environment(cx);
+    }
+    if (old ^ value) & EXCEPTIONS << 7 != 0 {
         finish_mode(cx, next);
     }
     0
@@ -461,14 +467,20 @@ extern "C" fn x87_status_word(cx: &mut VcpuContext, _: u64, _: u64, _: u64, _: u
 
 extern "C" fn x87_load_control(cx: &mut VcpuContext, value: u64, next: u64, _: u64, _: u64) -> u64 {
     let value = value as u16;
-    if u32::from(value) & 0x1f3f | 0x40 == st(cx).x87_cw {
-        return 0;
+    let old = st(cx).x87_cw;
+    let new = u32::from(value) & 0x1f3f | 0x40;
+    let changed = old ^ new;
+    if changed & EXCEPTIONS != 0 {
+        // Unmasking what has been raised makes it pending.
+        merge_x87_flags(cx);
     }
-    merge_x87_flags(cx);
     execute::set_control_word(st(cx), value);
-    let cw = st(cx).x87_cw;
-    env(cx).float.set_x87_control(cw);
-    finish_mode(cx, next);
+    if changed & 0xf00 != 0 {
+        env(cx).float.set_x87_control(new);
+    }
+    if changed & EXCEPTIONS != 0 {
+        finish_mode(cx, next);
+    }
     0
 }
 

@@ -10,9 +10,11 @@
 //! executed by [`execute`]. The common path therefore has all exceptions masked: results are what the IR operations
 //! give, sticky flags gather in the host and are merged where the status word is read.
 //!
-//! Limits: the instruction and data pointers and the last opcode are recorded in the slow path only, as AMD
+//! Limits of the common path: an operand from memory is widened by an operation of its own, so beside a NaN in the
+//! stack it may still raise the denormal flag, and a signaling NaN from memory counts as quiet in the choice of the
+//! result's payload. The instruction and data pointers and the last opcode are recorded in the slow path only, as AMD
 //! processors report them only with an exception pending (APM vol. 2, 11.4.4); FOP is not recorded. C1 is cleared by
-//! the common path, so it does not tell the direction of rounding there.
+//! the common path, so there it does not tell the direction of rounding.
 
 pub mod decode;
 pub mod execute;
@@ -508,12 +510,13 @@ impl Translator<'_> {
                 let addr = self.effective_address(10, true);
                 let significand = self.b.push(Inst { a: v, ..Inst::new(Op::XSignificand, Type::I64) });
                 let sign_exponent = self.b.push(Inst { a: v, ..Inst::new(Op::XSignExponent, Type::I16) });
-                // A fault reports the start of the operand; after that the part that may lie in the next page comes
-                // first, so that nothing has been written if it faults.
-                self.load_for_write(Type::I64, addr);
+                // The two stores must both succeed or both fail: within a page they do, the rest goes the slow way.
+                let in_page = self.b.and_imm(addr, 0xfff);
+                let crosses = self.b.icmp_imm(rhea_ir::Cond::GtU, in_page, 0xff6);
+                self.b.exit_if(crosses, Exit::Leave { reason: reasons::X87_FAULT, pc: Some(self.pc) });
                 let high = self.b.lea(addr, Val::NONE, 0, 8);
-                self.store(high, sign_exponent);
-                return self.store(addr, significand);
+                self.store(addr, significand);
+                return self.store(high, sign_exponent);
             }
         };
         let addr = self.effective_address(d.memory_bytes(), true);

@@ -5,6 +5,7 @@ use rhea_backend_x64::{
     Compiler, Features, Frame, HelperTarget, Layout, MemoryModel, ReturnKind, ThunkAddresses, Unsupported,
     emit_thunks,
 };
+use rhea_backend_x64::{PatchSite, jump_cache_index};
 use rhea_host::mapping::DualMapping;
 use rhea_interpreter::{FloatUnit, Interpreter, Machine, Outcome};
 use rhea_ir::{Exit, HelperInfo, MemFlags, Rmw, Slot, SlotAccess, Type, Unit};
@@ -33,6 +34,7 @@ pub const LEAVE_REASON: i32 = -424;
 const RAS_TOP: i32 = -420;
 const LOOKUP_KEY: i32 = -416;
 const CONTEXT: i32 = -408;
+pub const ICOUNT: i32 = -400;
 
 const FAULT_REASON: u32 = 5000;
 const HELPER_REASON: u32 = 6000;
@@ -329,7 +331,7 @@ impl World {
         unsafe { self.base().offset(disp as isize).cast::<u64>().write_unaligned(v) }
     }
 
-    fn get_u64(&mut self, disp: i32) -> u64 {
+    pub fn get_u64(&mut self, disp: i32) -> u64 {
         // SAFETY: as above.
         unsafe { self.base().offset(disp as isize).cast::<u64>().read_unaligned() }
     }
@@ -435,6 +437,42 @@ impl World {
             std::ptr::copy_nonoverlapping(code.as_ptr(), self.code.writable().add(self.unit_at), code.len());
         }
         Ok(code)
+    }
+
+    /// Compiles `unit` and keeps it; the next one goes behind it. Returns its address and its patch sites.
+    pub fn place(&mut self, unit: &Unit) -> (u64, Vec<PatchSite>) {
+        let address = self.code_base();
+        let len = self.compile(unit).expect("host code").len();
+        // Compile again for the sites: they borrow the compiler.
+        let sites = self.compiler.compile(unit, address, 100).expect("host code").sites.to_vec();
+        self.unit_at = (self.unit_at + len).next_multiple_of(16);
+        (address, sites)
+    }
+
+    /// Makes the jump at `site` of the unit at `unit` go to `target`.
+    pub fn link(&mut self, unit: u64, site: &PatchSite, target: u64) {
+        let at = unit + u64::from(site.displacement);
+        let displacement = target.wrapping_sub(at + 4) as i32;
+        let offset = (at - self.code.executable() as u64) as usize;
+        // SAFETY: inside the mapping; nothing executes meanwhile.
+        unsafe { self.code.writable().add(offset).cast::<i32>().write_unaligned(displacement) };
+    }
+
+    /// Enters placed code.
+    pub fn enter_at(&mut self, address: u64) -> (ReturnKind, u32) {
+        let offset = (address - self.code.executable() as u64) as usize;
+        let kept = std::mem::replace(&mut self.unit_at, offset);
+        let returned = self.enter();
+        self.unit_at = kept;
+        ReturnKind::decode(returned)
+    }
+
+    /// Fills the jump cache's entry for `pc`.
+    pub fn cache_jump(&mut self, pc: u64, address: u64) {
+        let key = self.get_u64(LOOKUP_KEY) ^ pc;
+        let entry = JUMP_CACHE + 16 * jump_cache_index(pc, 6) as i32;
+        self.set_u64(entry, key);
+        self.set_u64(entry + 8, address);
     }
 
     /// Enters the compiled code; returns what the enter thunk returned. Sticky flags are in `float_flags` after.

@@ -1,8 +1,10 @@
-//! Random units: host code against the interpreter.
+//! Host code in execution: random units against the interpreter, exits, and what the code looks like.
 #![allow(unsafe_code, reason = "executes emitted code")]
 #![allow(missing_docs, reason = "a test")]
 
+mod exits;
 mod generate;
+mod golden;
 mod vectors;
 mod world;
 
@@ -204,4 +206,50 @@ fn x87_agrees_with_the_interpreter() {
         7..=8 => g.control(),
         _ => g.integer(),
     });
+}
+
+/// Processor time of this thread (its first field is in nanoseconds).
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
+
+/// Prints what compiling costs. `cargo test --release -p rhea-backend-x64 -- --ignored --nocapture cost`.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_compiling() {
+    let mut world = World::new(Features::detect(), 8);
+    for (name, step) in [("mixed", mixed as fn(&mut Gen<'_>)), ("vectors", vectors), ("floats", floats)] {
+        let units: Vec<Unit> = (1..2000u64)
+            .map(|seed| {
+                let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+                let mut g = Gen::new(&mut rng);
+                g.features = Features::detect();
+                for _ in 0..40 {
+                    step(&mut g);
+                }
+                g.finish();
+                g.b.unit
+            })
+            .collect();
+        let ops: usize = units.iter().map(|u| u.insts.len()).sum();
+        let (mut best, mut bytes) = (f64::MAX, 0);
+        for _ in 0..5 {
+            let start = cpu_seconds();
+            bytes = units.iter().map(|u| world.compiler.compile(u, 0x1000, 0).unwrap().code.len()).sum();
+            best = best.min(cpu_seconds() - start);
+        }
+        // The same few units over and over: what it costs when the host's branch predictors know the way.
+        let few = &units[..5];
+        let start = cpu_seconds();
+        for u in few.iter().cycle().take(100000) {
+            world.compiler.compile(u, 0x1000, 0).unwrap();
+        }
+        let again = (cpu_seconds() - start) * 5e4 / few.iter().map(|u| u.insts.len()).sum::<usize>() as f64;
+        println!(
+            "{name}: {again:.1} ns repeated, {:.1} ns and {:.1} bytes an operation",
+            best * 1e9 / ops as f64,
+            bytes as f64 / ops as f64
+        );
+    }
 }

@@ -13,6 +13,10 @@ use rhea_x86_state::state::X87Register;
 
 use super::decode::{Decoded, Operand, Operation, is_control};
 
+mod environment;
+#[cfg(test)]
+mod tests;
+
 /// Invalid operation.
 const IE: u32 = 1;
 const DE: u32 = 2;
@@ -341,81 +345,20 @@ impl Machine<'_> {
         }
     }
 
-    /// Real and virtual-8086 mode have images with linear addresses.
-    fn is_real_format(&self) -> bool {
-        self.st.cr[0] & 1 == 0 || self.st.rflags & flags::VM != 0
-    }
-
-    /// Writes the environment image (SDM vol. 1, figures 8-9 to 8-12); returns its length.
-    fn store_environment(&mut self, d: Decoded, memory: &mut Memory) -> usize {
-        let (ip, dp) = (self.st.x87_ip, self.st.x87_dp);
-        let [cs, ds, op, _] = self.st.x87_cs_ds_op.map(u64::from);
-        let words = [self.st.x87_cw as u16, status_word(self.st), tag_word(self.st)];
-        let real = self.is_real_format();
-        if d.operand == Operand::Short {
-            let pointers = if real {
-                let (ip, dp) = (ip + (cs << 4), dp + (ds << 4));
-                [ip & 0xffff, ip >> 16 << 12 & 0xf000 | op, dp & 0xffff, dp >> 16 << 12 & 0xf000]
-            } else {
-                [ip & 0xffff, cs, dp & 0xffff, ds]
-            };
-            for (i, w) in words.iter().map(|&w| u64::from(w)).chain(pointers).enumerate() {
-                memory.set_int(2 * i, 2, w);
-            }
-            return 14;
-        }
-        let pointers = if real {
-            let (ip, dp) = (ip + (cs << 4), dp + (ds << 4));
-            let high = |a: u64| a >> 16 << 12 & 0x0fff_f000;
-            [ip & 0xffff, high(ip) | op, dp & 0xffff, high(dp)]
-        } else {
-            [ip & 0xffff_ffff, cs | op << 16, dp & 0xffff_ffff, ds | 0xffff_0000]
-        };
-        for (i, w) in words.iter().map(|&w| u64::from(w) | 0xffff_0000).chain(pointers).enumerate() {
-            memory.set_int(4 * i, 4, w);
-        }
-        28
-    }
-
-    /// Reads the environment image; returns its length.
-    fn load_environment(&mut self, d: Decoded, memory: &Memory) -> usize {
-        let size = if d.operand == Operand::Short { 2 } else { 4 };
-        let word = |i: usize| memory.int(size * i, size);
-        let real = self.is_real_format();
-        let (ip, cs, dp, ds, op) = match (real, size) {
-            (false, 2) => (word(3), word(4), word(5), word(6), 0),
-            (false, _) => (word(3), word(4) & 0xffff, word(5), word(6) & 0xffff, word(4) >> 16 & 0x7ff),
-            (true, 2) => {
-                (word(3) | word(4) >> 12 << 16, 0, word(5) | word(6) >> 12 << 16, 0, word(4) & 0x7ff)
-            }
-            (true, _) => {
-                let high = |w: u64| (w >> 12 & 0xffff) << 16;
-                (word(3) & 0xffff | high(word(4)), 0, word(5) & 0xffff | high(word(6)), 0, word(4) & 0x7ff)
-            }
-        };
-        self.st.x87_ip = ip;
-        self.st.x87_dp = dp;
-        self.st.x87_cs_ds_op = [cs as u32, ds as u32, op as u32, 0];
-        set_status_word(self.st, word(1) as u16);
-        set_tag_word(self.st, word(2) as u16);
-        set_control_word(self.st, word(0) as u16);
-        7 * size
-    }
-
     /// Value of an operand in memory, converted; flags go to the environment.
-    fn from_memory(&mut self, operand: Operand, memory: &Memory) -> F80 {
+    fn load_operand(&mut self, operand: Operand, memory: &Memory) -> F80 {
         match operand {
             Operand::F32 => sf::convert(F32(memory.int(0, 4) as u32), &mut self.env),
             Operand::F64 => sf::convert(F64(memory.int(0, 8)), &mut self.env),
             Operand::I16 => sf::from_i64(memory.int(0, 2) as i16 as i64, &mut self.env),
             Operand::I32 => sf::from_i64(memory.int(0, 4) as i32 as i64, &mut self.env),
             Operand::I64 => sf::from_i64(memory.int(0, 8) as i64, &mut self.env),
-            Operand::Bcd => self.from_decimal(memory),
+            Operand::Bcd => self.load_decimal(memory),
             _ => F80 { significand: memory.int(0, 8), sign_exponent: memory.int(8, 2) as u16 },
         }
     }
 
-    fn from_decimal(&mut self, memory: &Memory) -> F80 {
+    fn load_decimal(&mut self, memory: &Memory) -> F80 {
         let magnitude = (0..9).rev().fold(0i64, |v, i| {
             let b = i64::from(memory.bytes[i]);
             v.wrapping_mul(100).wrapping_add((b >> 4) * 10 + (b & 0xf))
@@ -434,10 +377,16 @@ impl Machine<'_> {
             }
             return;
         }
-        let source = if in_stack { self.get(d.register) } else { self.from_memory(d.operand, memory) };
+        let source = if in_stack { self.get(d.register) } else { self.load_operand(d.operand, memory) };
         let destination = self.get(d.destination);
+        self.forgive_denormal(destination);
+        // A signaling NaN in memory is quiet once converted, but still gives way to a quiet one.
+        let was_signaling = self.env.flags.contains(sf::Flags::INVALID);
         let env = &mut self.env;
         let v = match d.operation {
+            _ if was_signaling && is_nan(destination) && destination.significand >> 62 & 1 != 0 => {
+                destination
+            }
             Operation::Add => sf::add(destination, source, env),
             Operation::Mul => sf::mul(destination, source, env),
             Operation::Sub => sf::sub(destination, source, env),
@@ -451,6 +400,13 @@ impl Machine<'_> {
         }
     }
 
+    /// An operand from memory that is denormal goes unnoticed beside a NaN.
+    fn forgive_denormal(&mut self, other: F80) {
+        if is_nan(other) {
+            self.env.flags.remove(sf::Flags::DENORMAL);
+        }
+    }
+
     fn compare(&mut self, d: Decoded, memory: &Memory) {
         let in_stack = d.operand == Operand::Stack;
         let to_flags = matches!(d.operation, Operation::CompareFlags | Operation::CompareFlagsQuiet);
@@ -461,9 +417,10 @@ impl Machine<'_> {
             let b = match d.operation {
                 Operation::Test => F80 { sign_exponent: 0, significand: 0 },
                 _ if in_stack => self.get(d.register),
-                _ => self.from_memory(d.operand, memory),
+                _ => self.load_operand(d.operand, memory),
             };
             let a = self.get(0);
+            self.forgive_denormal(a);
             let quiet = matches!(d.operation, Operation::CompareQuiet | Operation::CompareFlagsQuiet);
             let relation = if quiet {
                 sf::compare_quiet(a, b, &mut self.env)
@@ -529,7 +486,7 @@ impl Machine<'_> {
 
     fn load(&mut self, d: Decoded, memory: &Memory) {
         let v = if d.operand != Operand::Stack {
-            self.from_memory(d.operand, memory)
+            self.load_operand(d.operand, memory)
         } else if self.is_empty(d.register) {
             if self.stack_fault(false) {
                 self.push(INDEFINITE);
@@ -588,7 +545,7 @@ impl Machine<'_> {
             Operand::I16 => memory.store(2, sf::to_signed(v, 16, rounding, env) as u64),
             Operand::I32 => memory.store(4, sf::to_signed(v, 32, rounding, env) as u64),
             Operand::I64 => memory.store(8, sf::to_signed(v, 64, rounding, env) as u64),
-            Operand::Bcd => self.to_decimal(v, memory),
+            Operand::Bcd => self.store_decimal(v, memory),
             _ => {
                 memory.set_int(0, 8, v.significand);
                 memory.store_high(v.sign_exponent);
@@ -606,7 +563,7 @@ impl Machine<'_> {
         }
     }
 
-    fn to_decimal(&mut self, v: F80, memory: &mut Memory) {
+    fn store_decimal(&mut self, v: F80, memory: &mut Memory) {
         const LIMIT: u64 = 1_000_000_000_000_000_000;
         let before = self.env.flags;
         let i = sf::to_signed(v, 64, self.env.rounding, &mut self.env);
@@ -784,132 +741,4 @@ impl Memory {
 
 fn is_nan(v: F80) -> bool {
     v.sign_exponent & 0x7fff == 0x7fff && v.significand << 1 != 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::decode::decode;
-    use super::*;
-
-    fn machine() -> X86State {
-        let mut st = X86State::reset();
-        st.cr[0] = 1;
-        initialize(&mut st);
-        st
-    }
-
-    #[track_caller]
-    fn run(st: &mut X86State, code: &[u8], memory: &mut Memory) -> Result<(), Pending> {
-        let insn = iced_x86::Decoder::new(64, code, iced_x86::DecoderOptions::NONE).decode();
-        let d = decode(&insn).expect("an x87 instruction");
-        assert_eq!(Decoded::unpack(d.pack()), d);
-        execute(st, d, Pointers::default(), memory)
-    }
-
-    #[track_caller]
-    fn all(st: &mut X86State, codes: &[&[u8]]) {
-        for c in codes {
-            run(st, c, &mut Memory::default()).unwrap();
-        }
-    }
-
-    const FLD1: &[u8] = &[0xd9, 0xe8];
-    const FLDZ: &[u8] = &[0xd9, 0xee];
-    const FLDPI: &[u8] = &[0xd9, 0xeb];
-    const FDIVP: &[u8] = &[0xde, 0xf9];
-
-    #[test]
-    fn nine_pushes_overflow_the_stack() {
-        let mut st = machine();
-        all(&mut st, &[FLD1; 9]);
-        assert_eq!(st.x87_sw & (IE | SF | C1), IE | SF | C1);
-        assert_eq!(st.x87[st.x87_top as usize].sign_exponent, 0xffff);
-        assert_eq!(st.x87_empty, 0);
-    }
-
-    #[test]
-    fn an_unmasked_division_by_zero_stops_and_is_pending() {
-        let mut st = machine();
-        all(&mut st, &[FLD1, FLDZ]);
-        set_control_word(&mut st, 0x37b);
-        all(&mut st, &[FDIVP]);
-        assert_eq!(st.x87_top, 6, "nothing was popped");
-        assert_eq!(status_word(&st) & 0x80bf, 0x8084);
-        assert_eq!(run(&mut st, FLD1, &mut Memory::default()), Err(Pending));
-        // FNSTSW does not wait, FNCLEX clears.
-        all(&mut st, &[&[0xdf, 0xe0], &[0xdb, 0xe2], FLD1]);
-        assert_eq!(st.gpr[0] & 0x80ff, 0x8084);
-    }
-
-    #[test]
-    fn decimal_stores_round_trip() {
-        let mut st = machine();
-        let mut m = Memory::default();
-        m.set_int(0, 8, (-1234567890123i64) as u64);
-        run(&mut st, &[0xdf, 0x28], &mut m).unwrap(); // fild qword
-        run(&mut st, &[0xdf, 0x30], &mut m).unwrap(); // fbstp
-        assert_eq!(m.stored, 10);
-        assert_eq!(&m.bytes[..10], &[0x23, 0x01, 0x89, 0x67, 0x45, 0x23, 0x01, 0, 0, 0x80]);
-        run(&mut st, &[0xdf, 0x20], &mut m).unwrap(); // fbld
-        run(&mut st, &[0xdf, 0x38], &mut m).unwrap(); // fistp qword
-        assert_eq!(m.int(0, 8) as i64, -1234567890123);
-    }
-
-    #[test]
-    fn examine_tells_classes_apart() {
-        let mut st = machine();
-        all(&mut st, &[&[0xd9, 0xe5]]);
-        assert_eq!(st.x87_sw & (C3 | C2 | C0), C3 | C0, "empty");
-        all(&mut st, &[FLDZ, &[0xd9, 0xe0], &[0xd9, 0xe5]]);
-        assert_eq!(st.x87_sw & (C3 | C2 | C1 | C0), C3 | C1, "-0");
-        all(&mut st, &[FLDPI, &[0xd9, 0xe5]]);
-        assert_eq!(st.x87_sw & (C3 | C2 | C1 | C0), C2);
-    }
-
-    #[test]
-    fn saving_and_restoring_brings_everything_back() {
-        for (save, restore) in
-            [([0xdd, 0x30].as_slice(), [0xdd, 0x20].as_slice()), (&[0x66, 0xdd, 0x30], &[0x66, 0xdd, 0x20])]
-        {
-            let mut st = machine();
-            all(&mut st, &[FLDPI, FLD1, FLDZ]);
-            set_control_word(&mut st, 0x27f);
-            let before = st.clone();
-            let mut m = Memory::default();
-            run(&mut st, save, &mut m).unwrap();
-            assert_eq!(st.x87_empty, 0xff);
-            run(&mut st, restore, &mut m).unwrap();
-            assert_eq!((st.x87, st.x87_top, st.x87_empty), (before.x87, before.x87_top, before.x87_empty));
-            assert_eq!((st.x87_cw, st.x87_sw), (before.x87_cw, before.x87_sw));
-        }
-    }
-
-    #[test]
-    fn any_x87_bytes_execute_on_any_state() {
-        let mut seed = 0x1234_5678_9abc_def1u64;
-        let mut next = || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed
-        };
-        let mut st = machine();
-        for _ in 0..20_000 {
-            let r = next();
-            let code = [0xd8 | r as u8 & 7, (r >> 8) as u8, 0, 0, 0, 0, 0, 0];
-            let insn = iced_x86::Decoder::new(64, &code, iced_x86::DecoderOptions::NONE).decode();
-            let Some(d) = decode(&insn) else { continue };
-            let mut m = Memory::default();
-            for b in &mut m.bytes {
-                *b = next() as u8;
-            }
-            if r >> 20 & 7 == 0 {
-                st.x87_empty = (r >> 32) as u32 & 0xff;
-                st.x87_cw = (r >> 40) as u32 & 0xf3f | 0x40;
-            }
-            let _ = execute(&mut st, d, Pointers::default(), &mut m);
-            st.x87_sw &= !(ES | EXCEPTIONS);
-            assert!(st.x87_top < 8 && st.x87_empty < 256 && m.stored <= MEMORY_BYTES);
-        }
-    }
 }

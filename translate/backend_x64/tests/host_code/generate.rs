@@ -413,6 +413,9 @@ impl<'a> Gen<'a> {
             let v = self.rng.pick(&self.pool.clone());
             self.put(v);
         }
+        if self.rng.chance(30) {
+            self.exit_if();
+        }
         let exit = self.exit();
         self.b.exit(exit);
         self.b.unit.len = (self.pc - PC + 1) as u32;
@@ -434,7 +437,11 @@ impl<'a> Gen<'a> {
             }
             10..=11 => self.store(ty),
             12 => self.atomic(ty),
-            13..=14 => self.exit_if(),
+            13 => self.exit_if(),
+            14 if self.rng.chance(20) => {
+                self.b.fence();
+            }
+            14 => self.exit_if(),
             15 => self.call(),
             16 => self.indexed(ty),
             _ => self.insn(),
