@@ -119,6 +119,8 @@ fn left_out(code: Code, mnemonic: Mnemonic) -> bool {
         // The kernel's: system calls, interrupts, and what it virtualizes.
         M::Int | M::Int1 | M::Syscall | M::Sysenter | M::Iret | M::Iretd | M::Iretq | M::Sgdt | M::Sidt | M::Sldt
             | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw | M::Cpuid
+            // Depends on what the host has of extended state.
+            | M::Xgetbv | M::Xsave | M::Xsave64 | M::Xrstor | M::Xrstor64
             // Segment registers.
             | M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss | M::Arpl
             // Old processors' instructions on x87 and MMX that newer ones ignore.
@@ -616,7 +618,8 @@ pub fn prefixed(random: &mut Random, mode: Mode) -> Case {
         }
         let insn = decode(&code, place::START, mode);
         let tested = match insn.code() {
-            Code::INVALID => true,
+            // Longer ones would not be told from instructions of more than 15 bytes.
+            Code::INVALID => code.len() < 15,
             other => group(other).is_some_and(|g| g != Group::Branch && g != Group::Privileged),
         };
         if tested
@@ -1012,7 +1015,8 @@ impl Body {
             return false;
         }
         s.written |= written_by(&mut s.info, &insn);
-        let modified = if self.conditional { 0 } else { insn.rflags_modified() };
+        let certain = !self.conditional && !crate::undefined::is_shift(&insn);
+        let modified = if certain { insn.rflags_modified() } else { 0 };
         self.undefined = self.undefined & !modified | insn.rflags_undefined();
         self.push(&bytes, s.mode);
         true

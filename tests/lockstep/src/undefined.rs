@@ -218,7 +218,9 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
         && left.trap.vector == 14
     {
         // Which of the two operands is read first is the processor's choice.
-        right.trap.address = left.trap.address;
+        if matches!(right.trap.vector, 14 | 17) {
+            right.trap = left.trap;
+        }
     }
     let ended_after = left.trap.vector == 6 || left.state.rip != start.rip;
     if !ended_after {
@@ -285,7 +287,8 @@ pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
     right.state.x87.status = right.state.x87.status & !x87_open | left.state.x87.status & x87_open;
 }
 
-fn is_shift(insn: &Instruction) -> bool {
+/// Shifts and rotations, which leave the flags alone when the count is zero.
+pub fn is_shift(insn: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(
         insn.mnemonic(),
