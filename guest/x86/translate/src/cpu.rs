@@ -133,7 +133,7 @@ impl Bus<'_> {
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
-        let found = self.walk_tables(st, linear, access, index);
+        let found = self.walk_tables(st, (linear, len), access, index);
         trace::walk(self.env, linear, access, index, &found);
         found
     }
@@ -142,7 +142,7 @@ impl Bus<'_> {
     fn walk_tables(
         &mut self,
         st: &X86State,
-        linear: u64,
+        (linear, len): (u64, u32),
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
