@@ -87,10 +87,11 @@ impl Guest for StoppingGuest {
         &self,
         cx: &mut VcpuContext,
         vaddr: u64,
+        len: u32,
         access: Access,
         mmu_index: u8,
     ) -> Result<Translation, Leave> {
-        self.x86.tlb_fill(cx, vaddr, access, mmu_index)
+        self.x86.tlb_fill(cx, vaddr, len, access, mmu_index)
     }
     fn unaligned(&self, cx: &mut VcpuContext, vaddr: u64, access: Access, mmu_index: u8) -> Leave {
         self.x86.unaligned(cx, vaddr, access, mmu_index)

@@ -9,12 +9,13 @@ use rhea_x86_state::mode;
 use rhea_x86_state::model::CpuModel;
 use rhea_x86_state::platform::{LocalApicPort, Pending};
 use rhea_x86_state::state::gpr;
-use rhea_x86_system::bus::{Privilege, SystemBus, TlbScope};
+use rhea_x86_system::bus::{Delivery, Privilege, SystemBus, TlbScope};
 use rhea_x86_system::debug::{self, Watch};
 use rhea_x86_system::exception::Exception;
 use rhea_x86_system::paging::{self, AccessKind};
 use std::sync::Arc;
 
+use crate::trace;
 use crate::translator::{MMU_SMAP, MMU_SUPERVISOR, MMU_SYSTEM, MMU_USER};
 
 /// What a processor asks of its board, apart from memory, ports and interrupts.
@@ -124,11 +125,24 @@ pub enum WalkError {
 }
 
 impl Bus<'_> {
-    /// Walks the page tables.
+    /// Walks the page tables for an access given by linear address and length in bytes, within one page.
     pub fn walk(
         &mut self,
         st: &X86State,
-        linear: u64,
+        (linear, len): (u64, u32),
+        access: Access,
+        index: u8,
+    ) -> Result<Translation, WalkError> {
+        let found = self.walk_tables(st, (linear, len), access, index);
+        trace::walk(self.env, linear, access, index, &found);
+        found
+    }
+
+    #[inline]
+    fn walk_tables(
+        &mut self,
+        st: &X86State,
+        (linear, len): (u64, u32),
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
@@ -139,7 +153,7 @@ impl Bus<'_> {
         let mut page_bits = t.page_size_log2;
         if st.mode & mode::DATA_BREAKPOINTS != 0
             && access != Access::Fetch
-            && self.watched(st, linear, access)
+            && self.watched(st, (linear, len), access)
         {
             page_bits = 0;
         }
@@ -153,10 +167,11 @@ impl Bus<'_> {
         })
     }
 
-    /// Notes the data breakpoints that an access at `linear` meets; whether any lies in its page at all.
-    fn watched(&mut self, st: &X86State, linear: u64, access: Access) -> bool {
+    /// Notes the data breakpoints that an access meets with any of its bytes (Intel SDM volume 3, 18.2.5 "Breakpoint
+    /// Field Recognition"); whether any lies in its page at all.
+    fn watched(&mut self, st: &X86State, (linear, len): (u64, u32), access: Access) -> bool {
         let watch = if access == Access::Write { Watch::Write } else { Watch::Access };
-        self.cpu.data_hits |= debug::matching(st, watch, linear, 1);
+        self.cpu.data_hits |= debug::matching(st, watch, linear, u64::from(len));
         debug::matching(st, Watch::Write, linear & !0xfff, 4096) != 0
     }
 
@@ -167,11 +182,17 @@ impl Bus<'_> {
         }
     }
 
-    fn page(&mut self, st: &X86State, linear: u64, access: Access, index: u8) -> Result<PageRef, Exception> {
+    fn page(
+        &mut self,
+        st: &X86State,
+        (linear, len): (u64, u32),
+        access: Access,
+        index: u8,
+    ) -> Result<PageRef, Exception> {
         if let Some(page) = self.env.page(linear, access, index) {
             return Ok(page);
         }
-        match self.walk(st, linear, access, index) {
+        match self.walk(st, (linear, len), access, index) {
             Ok(t) => Ok(self.env.tlb_insert(linear, &t, index)),
             Err(WalkError::Fault(e)) => Err(e),
             Err(WalkError::NotCanonical) => Err(Exception::gp(0)),
@@ -182,7 +203,7 @@ impl Bus<'_> {
         if let Ok(v) = self.env.load(linear, u32::from(size), index) {
             return Ok(v);
         }
-        let page = self.page(st, linear, Access::Read, index)?;
+        let page = self.page(st, (linear, size.into()), Access::Read, index)?;
         Ok(self.env.read_phys(page.phys + (linear & 0xfff), u32::from(size)))
     }
 
@@ -197,7 +218,7 @@ impl Bus<'_> {
         if self.env.store(linear, u32::from(size), value, index).is_ok() {
             return Ok(());
         }
-        let page = self.page(st, linear, Access::Write, index)?;
+        let page = self.page(st, (linear, size.into()), Access::Write, index)?;
         if self.env.store(linear, u32::from(size), value, index).is_err() {
             // Watched or holding code: the physical write tells the translator.
             self.env.write_phys(page.phys + (linear & 0xfff), u32::from(size), value);
@@ -274,10 +295,11 @@ impl SystemBus for Bus<'_> {
         privilege: Privilege,
     ) -> Result<(), Exception> {
         let index = mmu_index(st, privilege);
-        self.page(st, linear, Access::Write, index)?;
+        let first = (4096 - (linear & 0xfff)).min(size.max(1).into()) as u32;
+        self.page(st, (linear, first), Access::Write, index)?;
         let last = advance(st, linear, u64::from(size.max(1)) - 1);
         if last & !0xfff != linear & !0xfff {
-            self.page(st, last & !0xfff, Access::Write, index)?;
+            self.page(st, (last & !0xfff, u32::from(size) - first), Access::Write, index)?;
         }
         Ok(())
     }
@@ -304,6 +326,7 @@ impl SystemBus for Bus<'_> {
     }
 
     fn flush_tlb(&mut self, scope: TlbScope) {
+        trace::flush(self.env, &scope);
         match scope {
             TlbScope::All => self.env.flush_tlb_all(),
             TlbScope::Page(linear) | TlbScope::PageOfPcid { linear, .. } => self.env.flush_tlb_page(linear),
@@ -340,7 +363,12 @@ impl SystemBus for Bus<'_> {
         z ^ z >> 31
     }
 
+    fn delivering(&mut self, st: &X86State, delivery: &Delivery) {
+        trace::delivery(self.env, st, delivery);
+    }
+
     fn shutdown(&mut self) {
+        trace::triple_fault(self.env);
         self.cpu.config.board.triple_fault(self.env.index());
     }
 

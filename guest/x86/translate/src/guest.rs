@@ -13,6 +13,7 @@ use rhea_x86_system::{debug, event, interrupt};
 use std::fmt::Write;
 
 use crate::cpu::{Bus, WalkError, X86Cpu};
+use crate::disassembly;
 use crate::features::InstructionSet;
 use crate::reasons::{self, vector};
 use crate::slots;
@@ -195,12 +196,13 @@ impl Guest for X86Guest {
         &self,
         cx: &mut VcpuContext,
         vaddr: u64,
+        len: u32,
         access: Access,
         mmu_index: u8,
     ) -> Result<Translation, Leave> {
         let (st, cpu, env) = cx.parts::<X86State, X86Cpu>();
         let mut bus = Bus { env, cpu };
-        match bus.walk(st, vaddr, access, mmu_index) {
+        match bus.walk(st, (vaddr, len), access, mmu_index) {
             Ok(t) => Ok(t),
             Err(WalkError::Fault(e)) => {
                 cpu.pending = Some(e);
@@ -262,6 +264,10 @@ impl Guest for X86Guest {
             }
         }
         Self::go_on(cx)
+    }
+
+    fn disassemble(&self, pc: u64, word: u64, code: &[u8]) -> String {
+        disassembly::disassemble(disassembly::code_bits(word), pc, code)
     }
 
     fn dump(&self, cx: &mut VcpuContext) -> String {
