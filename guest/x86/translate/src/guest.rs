@@ -285,6 +285,12 @@ impl Guest for X86Guest {
         for (name, s) in ["ES", "CS", "SS", "DS", "FS", "GS"].iter().zip(&st.seg) {
             let _ = writeln!(out, "{name}={:04x} {:016x} {:08x} {:08x}", s.selector, s.base, s.limit, s.attr);
         }
+        for (name, s) in [("LDT", &st.ldtr), ("TR ", &st.tr)] {
+            let _ = writeln!(out, "{name}={:04x} {:016x} {:08x} {:08x}", s.selector, s.base, s.limit, s.attr);
+        }
+        for (name, t) in [("GDT", &st.gdtr), ("IDT", &st.idtr)] {
+            let _ = writeln!(out, "{name}=     {:016x} {:08x}", t.base, t.limit);
+        }
         let _ = writeln!(
             out,
             "CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x} EFER={:x}",
