@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use rhea_accel_api::VcpuGroup;
 use rhea_accel_translate::x86::{self, X86Settings, X86Vcpus, X86Wiring};
+use rhea_engine::InstructionCounter;
 use rhea_engine::code::{EngineConfig, Tier as EngineTier};
 use rhea_engine::trace::{Trace, item};
 use rhea_host::signals;
@@ -17,10 +18,12 @@ use rhea_pc::{
 };
 use rhea_x86_state::features::Feature;
 use rhea_x86_translate::cpu::Board;
+use rhea_x86_translate::disassembly;
 
 use crate::chardevs::Chardevs;
 use crate::config::{
-    AccelConfig, LogConfig, LogItem, MachineKind, RtcBase, RtcClock, SystemConfig, Threading, Tier, Topology,
+    AccelConfig, IcountConfig, LogConfig, LogItem, MachineKind, RtcBase, RtcClock, SystemConfig, Threading,
+    Tier, Topology,
 };
 use crate::monitor::{Identity, Monitor};
 use crate::run_control::{self, Controller, End, Event, Machine};
@@ -38,11 +41,11 @@ pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
     let trace = trace(&config.log)?;
 
     // Terminals are opened last among the things that can fail: an error is then told on a terminal as it was.
-    let clock = VirtualClock::realtime();
+    let (clock, counter) = virtual_time(config.icount);
     let mut chardevs = Chardevs::open(config, &controller)?;
     let pc = pc_config(config, &mut chardevs)?;
     let machine = Arc::new(rhea_pc::build(&pc, clock)?);
-    let vcpus = vcpus(config, &machine, trace)?;
+    let vcpus = vcpus(config, &machine, counter, trace)?;
     let identity = Identity { name: config.name.clone(), uuid: config.uuid };
     let mut monitors = chardevs.monitor_ports();
     if let Some(monitor) = &config.monitor {
@@ -71,13 +74,24 @@ pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
 
 /// What the command line takes and this version's machine or translator cannot do yet.
 fn refuse_what_is_missing(config: &SystemConfig) -> anyhow::Result<()> {
-    if config.icount.is_some() {
-        bail!("-icount: the translator does not drive virtual time yet");
+    if config.icount.is_some() && config.topology.cpus > 1 {
+        bail!("-icount: not implemented yet for more than one CPU (-smp {})", config.topology.cpus);
     }
     if config.accel.thread == Some(Threading::Single) && config.topology.cpus > 1 {
         bail!("-accel tcg,thread=single: not implemented yet for more than one CPU");
     }
     Ok(())
+}
+
+/// The machine's clock, and with `-icount` the counter that drives it.
+fn virtual_time(icount: Option<IcountConfig>) -> (Arc<VirtualClock>, Option<Arc<InstructionCounter>>) {
+    match icount {
+        None => (VirtualClock::realtime(), None),
+        Some(icount) => {
+            let (counter, clock) = InstructionCounter::new(icount.shift.into(), icount.sleep);
+            (clock, Some(counter))
+        }
+    }
 }
 
 fn pc_config(config: &SystemConfig, chardevs: &mut Chardevs) -> anyhow::Result<PcConfig> {
@@ -157,13 +171,18 @@ impl Board for PcBoard {
     }
 }
 
-fn vcpus(config: &SystemConfig, machine: &Arc<PcMachine>, trace: Trace) -> anyhow::Result<X86Vcpus> {
+fn vcpus(
+    config: &SystemConfig,
+    machine: &Arc<PcMachine>,
+    counter: Option<Arc<InstructionCounter>>,
+    trace: Trace,
+) -> anyhow::Result<X86Vcpus> {
     let model = config.cpu.clone().with_topology(topology(config.topology).levels())?;
     let clock = machine.clock.clone();
     let settings = X86Settings {
         name: config.target.name(),
         model: Arc::new(model),
-        engine: engine_config(&config.accel, trace),
+        engine: EngineConfig { icount: counter.clone(), ..engine_config(&config.accel, trace) },
         board: Arc::new(PcBoard(machine.power.clone())),
         clock: Arc::new(move || clock.now()),
         tsc_hz: TSC_HZ,
@@ -177,6 +196,9 @@ fn vcpus(config: &SystemConfig, machine: &Arc<PcMachine>, trace: Trace) -> anyho
     for (cpu, handle) in machine.cpus.iter().zip(&vcpus.handles) {
         let handle = handle.clone();
         cpu.apic.set_wake(Arc::new(move || handle.kick()));
+    }
+    if let (Some(counter), [handle]) = (counter, vcpus.handles.as_slice()) {
+        counter.wake_by(handle.clone());
     }
     Ok(vcpus)
 }
@@ -210,6 +232,9 @@ fn trace(log: &LogConfig) -> anyhow::Result<Trace> {
             None => Box::new(std::io::stderr()),
             Some(path) => Box::new(File::create(path).with_context(|| format!("-D {}", path.display()))?),
         };
+        // Translated code runs on x86-64 hosts only.
+        trace.host_disassembler =
+            Some(Arc::new(|address, _, code: &[u8]| disassembly::disassemble(64, address, code)));
         trace.sink = Some(Arc::new(Mutex::new(sink)));
     }
     Ok(trace)

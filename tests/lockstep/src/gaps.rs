@@ -67,7 +67,8 @@ fn converts_first(case: &Case, insn: &Instruction) -> bool {
     fraction != 0 && (exponent == 0 || exponent == all_ones && !quiet)
 }
 
-fn address(insn: &Instruction, state: &State) -> Option<u64> {
+/// The address of the memory operand of `insn` in the state `state`.
+pub fn address(insn: &Instruction, state: &State) -> Option<u64> {
     insn.virtual_address(0, 0, |r, _, _| {
         if r.is_segment_register() {
             return Some(0);

@@ -162,13 +162,19 @@ impl VcpuContext {
     /// Sleeps until kicked, or lets time jump to the next deadline if it is counted.
     fn idle(&mut self, shared: &VcpuShared) {
         self.env.report_count();
-        let counter = self.env.counter().cloned();
-        let Some((counter, time)) = counter.and_then(|c| c.idle_time().map(|t| (c, t))) else {
+        let Some(counter) = self.env.counter().cloned() else {
             shared.sleep();
+            return;
+        };
+        counter.set_waiting(true);
+        let Some(time) = counter.idle_time() else {
+            shared.sleep();
+            counter.set_waiting(false);
             return;
         };
         let start = Instant::now();
         let kicked = !time.is_zero() && shared.sleep_for(time);
+        counter.set_waiting(false);
         counter.skip(kicked.then(|| start.elapsed()));
         counter.run_due();
     }

@@ -9,6 +9,7 @@ pub(crate) use crate::host_access::{host_cas, host_cas128, host_load, host_store
 use crate::icount::InstructionCounter;
 pub use crate::tlb::{PAGE, PageRef};
 use crate::tlb::{PAGE_MASK, Tables};
+use crate::trace::{Trace, item};
 use crate::vcpu::VcpuShared;
 use rhea_memory::{AddressSpace, PAGE_HAS_CODE};
 use std::sync::Arc;
@@ -212,13 +213,29 @@ impl Env {
         }
     }
 
+    /// What `-d` asks for.
+    #[inline]
+    pub fn trace(&self) -> &Trace {
+        &self.engine.config().trace
+    }
+
+    /// For `-d unimp` and `-d guest_errors`: an access that nothing answers, a write to memory that takes none.
+    #[inline]
+    fn note_access(&self, what: &str, space: &AddressSpace, addr: u64, size: u32, written: Option<u64>) {
+        if self.trace().has(item::UNIMP | item::GUEST_ERRORS) {
+            self.trace().access(self.index(), what, space, addr, size, written);
+        }
+    }
+
     /// Reads guest-physical memory or a device, little-endian; ones where nothing answers.
     pub fn read_phys(&mut self, addr: u64, size: u32) -> u64 {
+        self.note_access("memory", &self.memory, addr, size, None);
         self.outside(|env| env.memory.read(addr, size as usize))
     }
 
     /// Writes guest-physical memory or a device.
     pub fn write_phys(&mut self, addr: u64, size: u32, value: u64) {
+        self.note_access("memory", &self.memory, addr, size, Some(value));
         self.outside(|env| env.memory.write(addr, size as usize, value));
         if self.shared.wants_flush() {
             self.flush_tlb_all();
@@ -243,11 +260,13 @@ impl Env {
 
     /// Reads an I/O port; ones where nothing answers.
     pub fn io_read(&mut self, port: u16, size: u32) -> u32 {
+        self.note_access("port", &self.io, u64::from(port), size, None);
         self.outside(|env| env.io.read(u64::from(port), size as usize) as u32)
     }
 
     /// Writes an I/O port.
     pub fn io_write(&mut self, port: u16, size: u32, value: u32) {
+        self.note_access("port", &self.io, u64::from(port), size, Some(u64::from(value)));
         self.outside(|env| env.io.write(u64::from(port), size as usize, u64::from(value)));
         if self.shared.wants_flush() {
             self.flush_tlb_all();

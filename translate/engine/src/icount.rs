@@ -7,11 +7,12 @@
 //! Units count as a whole when they are entered: an instruction reads the time of its unit's end, and a unit left in
 //! its middle has counted what it did not execute. Both are the same in each run.
 
+use crate::vcpu::VcpuHandle;
 use parking_lot::Mutex;
 use rhea_device::{ClockSource, VirtualClock};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// No deadline.
@@ -31,6 +32,9 @@ pub struct InstructionCounter {
     deadline: AtomicU64,
     moved: AtomicBool,
     clock: Mutex<Weak<VirtualClock>>,
+    /// The vCPU sleeps by the deadline that stood when this was set.
+    waiting: AtomicBool,
+    vcpu: OnceLock<VcpuHandle>,
 }
 
 impl fmt::Debug for InstructionCounter {
@@ -51,10 +55,24 @@ impl InstructionCounter {
             deadline: AtomicU64::new(NEVER),
             moved: AtomicBool::new(false),
             clock: Mutex::new(Weak::new()),
+            waiting: AtomicBool::new(false),
+            vcpu: OnceLock::new(),
         });
         let clock = VirtualClock::driven(counter.clone());
         *counter.clock.lock() = Arc::downgrade(&clock);
         (counter, clock)
+    }
+
+    /// Names the vCPU whose instructions are counted: while it waits, it is woken when another thread (a terminal's)
+    /// moves the deadline. The first call counts.
+    pub fn wake_by(&self, vcpu: VcpuHandle) {
+        // A second vCPU would be a second source of the same time.
+        let _ = self.vcpu.set(vcpu);
+    }
+
+    /// The vCPU begins (true) or has ended (false) a wait: it reads the deadline after the begin.
+    pub(crate) fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::SeqCst);
     }
 
     /// Instructions executed so far.
@@ -91,8 +109,8 @@ impl InstructionCounter {
     /// How long a waiting vCPU has to sleep on the host before [`InstructionCounter::skip`]; `None` without a
     /// deadline.
     pub(crate) fn idle_time(&self) -> Option<Duration> {
+        let armed = self.deadline.load(Ordering::SeqCst) != NEVER;
         let left = self.until_deadline();
-        let armed = self.deadline.load(Ordering::Acquire) != NEVER;
         armed.then(|| if self.sleep { Duration::from_nanos(left) } else { Duration::ZERO })
     }
 
@@ -113,8 +131,15 @@ impl ClockSource for InstructionCounter {
     }
 
     fn deadline_changed(&self, deadline: Option<u64>) {
-        self.deadline.store(deadline.unwrap_or(NEVER), Ordering::Release);
+        // Stored before `waiting` is looked at, as the vCPU sets `waiting` before it looks at the deadline: one of the
+        // two sees the other.
+        self.deadline.store(deadline.unwrap_or(NEVER), Ordering::SeqCst);
         self.moved.store(true, Ordering::Release);
+        if self.waiting.load(Ordering::SeqCst)
+            && let Some(vcpu) = self.vcpu.get()
+        {
+            vcpu.kick();
+        }
     }
 }
 

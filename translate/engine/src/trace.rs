@@ -3,6 +3,7 @@
 use crate::code::Engine;
 use parking_lot::Mutex;
 use rhea_ir::Unit;
+use rhea_memory::{AddressSpace, Target};
 use std::fmt;
 use std::io::Write;
 use std::ops::RangeInclusive;
@@ -74,6 +75,35 @@ impl Trace {
     pub fn print(&self, text: &str) {
         if let Some(sink) = &self.sink {
             let _ = sink.lock().write_all(text.as_bytes());
+        }
+    }
+
+    /// An access to `addr` of `space`, which is a `what` ("memory", "port"): prints that nothing answers there (`unimp`),
+    /// or that it writes memory that takes no writes (`guest_errors`).
+    #[cold]
+    pub(crate) fn access(
+        &self,
+        vcpu: u32,
+        what: &str,
+        space: &AddressSpace,
+        addr: u64,
+        size: u32,
+        written: Option<u64>,
+    ) {
+        let action = match written {
+            Some(value) => format!("write of {value:#x} ({size} bytes) to {what} {addr:#x}"),
+            None => format!("read of {size} bytes from {what} {addr:#x}"),
+        };
+        match space.view().lookup(addr).map(|range| &range.target) {
+            None if self.has(item::UNIMP) => {
+                self.print(&format!("CPU {vcpu}: unimplemented: {action}: nothing answers there\n"));
+            }
+            Some(Target::Ram { writable: false, on_write: None, .. })
+                if written.is_some() && self.has(item::GUEST_ERRORS) =>
+            {
+                self.print(&format!("CPU {vcpu}: guest error: {action}, which is read-only\n"));
+            }
+            _ => {}
         }
     }
 

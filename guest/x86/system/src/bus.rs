@@ -47,6 +47,17 @@ pub enum TlbScope {
     },
 }
 
+/// An interrupt or exception on its way to its handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Vector.
+    pub vector: u8,
+    /// Error code, for the vectors that have one.
+    pub error_code: Option<u32>,
+    /// Caused by INT n, INT3 or INTO.
+    pub software: bool,
+}
+
 /// One processor's view of memory, ports, time and its interrupt controller.
 ///
 /// Linear accesses apply paging but not segmentation; they may cross pages, and then fault before any byte is
@@ -114,6 +125,12 @@ pub trait SystemBus {
 
     /// A random number for RDRAND and RDSEED.
     fn random(&mut self) -> u64;
+
+    /// An interrupt or exception is about to be delivered; the state is still that of the interrupted program, CR2 is
+    /// set. For traces; a delivery that faults is followed by that of its fault.
+    fn delivering(&mut self, st: &X86State, delivery: &Delivery) {
+        let _ = (st, delivery);
+    }
 
     /// A triple fault: the processor is in shutdown, `X86State::shutdown` is set; the board usually resets.
     fn shutdown(&mut self);

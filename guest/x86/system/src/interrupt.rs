@@ -8,7 +8,7 @@ use rhea_x86_state::flags;
 use rhea_x86_state::mode;
 use rhea_x86_state::state::{Segment, attr, gpr, seg};
 
-use crate::bus::{Privilege, SystemBus};
+use crate::bus::{Delivery, Privilege, SystemBus};
 use crate::descriptor::{
     Descriptor, fetch, is_long, is_null, is_protected, is_vm86, mark_accessed, selector_code, system_type,
     truncate,
@@ -202,6 +202,8 @@ pub fn software(
 
 /// Delivers through the IVT or IDT. On error nothing has changed (except memory below the stack pointer).
 fn deliver(st: &mut X86State, bus: &mut dyn SystemBus, event: &Event) -> Result<(), Exception> {
+    let software = event.ext == 0;
+    bus.delivering(st, &Delivery { vector: event.vector, error_code: event.error_code, software });
     if is_long(st) {
         long_mode(st, bus, event)
     } else if is_protected(st) || is_vm86(st) {

@@ -9,12 +9,13 @@ use rhea_x86_state::mode;
 use rhea_x86_state::model::CpuModel;
 use rhea_x86_state::platform::{LocalApicPort, Pending};
 use rhea_x86_state::state::gpr;
-use rhea_x86_system::bus::{Privilege, SystemBus, TlbScope};
+use rhea_x86_system::bus::{Delivery, Privilege, SystemBus, TlbScope};
 use rhea_x86_system::debug::{self, Watch};
 use rhea_x86_system::exception::Exception;
 use rhea_x86_system::paging::{self, AccessKind};
 use std::sync::Arc;
 
+use crate::trace;
 use crate::translator::{MMU_SMAP, MMU_SUPERVISOR, MMU_SYSTEM, MMU_USER};
 
 /// What a processor asks of its board, apart from memory, ports and interrupts.
@@ -126,6 +127,19 @@ pub enum WalkError {
 impl Bus<'_> {
     /// Walks the page tables for an access given by linear address and length in bytes, within one page.
     pub fn walk(
+        &mut self,
+        st: &X86State,
+        (linear, len): (u64, u32),
+        access: Access,
+        index: u8,
+    ) -> Result<Translation, WalkError> {
+        let found = self.walk_tables(st, (linear, len), access, index);
+        trace::walk(self.env, linear, access, index, &found);
+        found
+    }
+
+    #[inline]
+    fn walk_tables(
         &mut self,
         st: &X86State,
         (linear, len): (u64, u32),
@@ -312,6 +326,7 @@ impl SystemBus for Bus<'_> {
     }
 
     fn flush_tlb(&mut self, scope: TlbScope) {
+        trace::flush(self.env, &scope);
         match scope {
             TlbScope::All => self.env.flush_tlb_all(),
             TlbScope::Page(linear) | TlbScope::PageOfPcid { linear, .. } => self.env.flush_tlb_page(linear),
@@ -348,7 +363,12 @@ impl SystemBus for Bus<'_> {
         z ^ z >> 31
     }
 
+    fn delivering(&mut self, st: &X86State, delivery: &Delivery) {
+        trace::delivery(self.env, st, delivery);
+    }
+
     fn shutdown(&mut self) {
+        trace::triple_fault(self.env);
         self.cpu.config.board.triple_fault(self.env.index());
     }
 

@@ -13,6 +13,7 @@ use rhea_x86_system::{debug, event, interrupt};
 use std::fmt::Write;
 
 use crate::cpu::{Bus, WalkError, X86Cpu};
+use crate::disassembly;
 use crate::features::InstructionSet;
 use crate::reasons::{self, vector};
 use crate::slots;
@@ -263,6 +264,10 @@ impl Guest for X86Guest {
             }
         }
         Self::go_on(cx)
+    }
+
+    fn disassemble(&self, pc: u64, word: u64, code: &[u8]) -> String {
+        disassembly::disassemble(disassembly::code_bits(word), pc, code)
     }
 
     fn dump(&self, cx: &mut VcpuContext) -> String {

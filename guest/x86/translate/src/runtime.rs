@@ -14,6 +14,7 @@ use rhea_x86_system::{
 
 use crate::cpu::{Bus, X86Cpu};
 use crate::reasons;
+use crate::trace;
 use crate::translator::data_index;
 
 type Cx = VcpuContext;
@@ -360,7 +361,10 @@ pub(crate) extern "C" fn verw(cx: &mut Cx, selector: u64, _: u64, _: u64, _: u64
 }
 
 pub(crate) extern "C" fn write_cr(cx: &mut Cx, n: u64, value: u64, _: u64, _: u64) -> u64 {
-    act(cx, |st, bus| control::write_cr(st, bus, n as u8, value))
+    act(cx, |st, bus| {
+        control::write_cr(st, bus, n as u8, value)
+            .inspect_err(|e| trace::refused(bus.env, st, e, format_args!("write of {value:#x} to CR{n}")))
+    })
 }
 
 pub(crate) extern "C" fn read_cr8(cx: &mut Cx, _: u64, _: u64, _: u64, _: u64) -> u64 {
@@ -398,13 +402,18 @@ pub(crate) extern "C" fn rdpmc(cx: &mut Cx, index: u64, _: u64, _: u64, _: u64) 
 }
 
 pub(crate) extern "C" fn rdmsr(cx: &mut Cx, index: u64, _: u64, _: u64, _: u64) -> u64 {
-    run(cx, |st, bus| msr::rdmsr(st, bus, index as u32))
+    run(cx, |st, bus| {
+        msr::rdmsr(st, bus, index as u32)
+            .inspect_err(|e| trace::refused(bus.env, st, e, format_args!("RDMSR of {index:#x}")))
+    })
 }
 
 pub(crate) extern "C" fn wrmsr(cx: &mut Cx, index: u64, value: u64, _: u64, _: u64) -> u64 {
     run(cx, |st, bus| {
         let before = st.mode;
-        msr::wrmsr(st, bus, index as u32, value)?;
+        msr::wrmsr(st, bus, index as u32, value).inspect_err(|e| {
+            trace::refused(bus.env, st, e, format_args!("WRMSR of {value:#x} to {index:#x}"));
+        })?;
         Ok(changed(st, bus, before))
     })
 }
@@ -414,7 +423,11 @@ pub(crate) extern "C" fn xgetbv(cx: &mut Cx, index: u64, _: u64, _: u64, _: u64)
 }
 
 pub(crate) extern "C" fn xsetbv(cx: &mut Cx, index: u64, value: u64, _: u64, _: u64) -> u64 {
-    act(cx, |st, _| control::xsetbv(st, index as u32, value))
+    act(cx, |st, bus| {
+        control::xsetbv(st, index as u32, value).inspect_err(|e| {
+            trace::refused(bus.env, st, e, format_args!("XSETBV of {value:#x} to XCR{index}"));
+        })
+    })
 }
 
 pub(crate) extern "C" fn random(cx: &mut Cx, size: u64, _: u64, _: u64, _: u64) -> u64 {
