@@ -502,8 +502,8 @@ fn branch_lands_well(bytes: &[u8], mode: Mode) -> bool {
     let target = insn.near_branch_target();
     // With a 16-bit operand the target is cut to 16 bits, where nothing is mapped.
     target < place::CODE
-        || target < place::START && target % 2 == 0
-        || target >= insn.next_ip() && (target - insn.next_ip()) % 2 == 0
+        || target < place::START && target.is_multiple_of(2)
+        || target >= insn.next_ip() && (target - insn.next_ip()).is_multiple_of(2)
 }
 
 fn immediate(random: &mut Random, insn: &mut Instruction, i: u32, kind: Kind, ip: u64) -> Option<()> {
@@ -798,15 +798,13 @@ impl Shaper<'_> {
     fn suit(&mut self, insn: &Instruction) {
         use Mnemonic as M;
         match insn.mnemonic() {
-            M::Div | M::Idiv => {
-                if !self.random.one_in(4) {
-                    let v = if self.random.one_in(2) { 0 } else { self.random.below(300) };
-                    let negative = insn.mnemonic() == M::Idiv && self.random.one_in(2);
-                    self.set(2, if negative { u64::MAX } else { v });
-                    if insn.op0_kind() != OpKind::Memory && insn.op0_register().size() == 1 {
-                        let low = self.state.gpr[0] & !0xff00 | v << 8 & 0xff00;
-                        self.set(0, low);
-                    }
+            M::Div | M::Idiv if !self.random.one_in(4) => {
+                let v = if self.random.one_in(2) { 0 } else { self.random.below(300) };
+                let negative = insn.mnemonic() == M::Idiv && self.random.one_in(2);
+                self.set(2, if negative { u64::MAX } else { v });
+                if insn.op0_kind() != OpKind::Memory && insn.op0_register().size() == 1 {
+                    let low = self.state.gpr[0] & !0xff00 | v << 8 & 0xff00;
+                    self.set(0, low);
                 }
             }
             M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
