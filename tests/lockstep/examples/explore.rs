@@ -1,9 +1,9 @@
 //! Looks for differences by hand: `explore GROUP [CASES-PER-INSTRUCTION [SEED [CODE-PREFIX [TIERS]]]]`.
 //!
-//! `GROUP` is a group's name or `all`, or `stream` or `loop` with a length in place of the code prefix; `TIERS` some of `i` (interpreter) and `b` (baseline).
+//! `GROUP` is a group's name or `all`, or `prefix`, or `stream` or `loop` with a length in place of the code prefix; `TIERS` some of `i` (interpreter) and `b` (baseline).
 
 use rhea_engine::Tier;
-use rhea_lockstep_tests::compare::{Lockstep, Tally, sweep_code, sweep_loops, sweep_streams};
+use rhea_lockstep_tests::compare::{Lockstep, Tally, sweep_code, sweep_loops, sweep_prefixes, sweep_streams};
 use rhea_lockstep_tests::generate::{self, Group};
 use rhea_lockstep_tests::state::Mode;
 
@@ -22,6 +22,14 @@ fn main() {
         .collect();
     std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
     let mut sides = Lockstep::new(&tiers);
+    if wanted == "prefix" {
+        let mut tally = Tally::default();
+        for mode in [Mode::Long, Mode::Compat] {
+            sweep_prefixes(&mut sides, mode, count, seed, &mut tally);
+        }
+        println!("{}", tally.describe(400));
+        return;
+    }
     if wanted == "stream" || wanted == "loop" {
         let length = prefix.parse().unwrap_or(8);
         for groups in [

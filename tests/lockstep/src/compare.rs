@@ -274,3 +274,13 @@ pub fn sweep_loops(
         tally.add(&case, result);
     }
 }
+
+/// Runs `count` instructions with random prefixes.
+pub fn sweep_prefixes(sides: &mut Lockstep, mode: Mode, count: usize, seed: u64, tally: &mut Tally) {
+    let mut random = Random::new(seed);
+    for _ in 0..count {
+        let case = generate::prefixed(&mut random, mode);
+        let result = sides.run(&case);
+        tally.add(&case, result);
+    }
+}

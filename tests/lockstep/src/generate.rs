@@ -33,11 +33,15 @@ pub enum Group {
     Avx,
     /// AES, PCLMULQDQ, SHA in all encodings.
     Crypto,
+    /// FXSAVE, FNSAVE, FNSTENV and what loads their images.
+    Save,
+    /// What user code may not do.
+    Privileged,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 9] = [
+    pub const ALL: [Group; 11] = [
         Group::Integer,
         Group::Bits,
         Group::String,
@@ -47,6 +51,8 @@ impl Group {
         Group::Sse,
         Group::Avx,
         Group::Crypto,
+        Group::Save,
+        Group::Privileged,
     ];
 }
 
@@ -82,7 +88,7 @@ fn has(feature: CpuidFeature) -> bool {
     match feature {
         F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 => true,
         F::CMOV | F::CX8 | F::FPU | F::FPU287 | F::FPU387 | F::MMX | F::SSE | F::SSE2 => true,
-        F::MULTIBYTENOP | F::PAUSE | F::CLFSH => true,
+        F::MULTIBYTENOP | F::PAUSE | F::CLFSH | F::FXSR | F::MSR | F::SYSCALL | F::XSAVE => true,
         F::SSE3 => host!("sse3"),
         F::SSSE3 => host!("ssse3"),
         F::SSE4_1 => host!("sse4.1"),
@@ -110,22 +116,16 @@ fn left_out(code: Code, mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     let by_name = matches!(
         mnemonic,
-        // The kernel's: system calls, interrupts, privileged or virtualized by it.
-        M::Int | M::Int1 | M::Syscall | M::Sysenter | M::Iret | M::Iretd | M::Iretq | M::Hlt | M::In | M::Out
-            | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Sgdt | M::Sidt | M::Sldt
+        // The kernel's: system calls, interrupts, and what it virtualizes.
+        M::Int | M::Int1 | M::Syscall | M::Sysenter | M::Iret | M::Iretd | M::Iretq | M::Sgdt | M::Sidt | M::Sldt
             | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw | M::Cpuid
-            // Could set TF.
-            | M::Popf | M::Popfd | M::Popfq
+            // Depends on what the host has of extended state.
+            | M::Xgetbv | M::Xsave | M::Xsave64 | M::Xrstor | M::Xrstor64
             // Segment registers.
             | M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss | M::Arpl
-            // Memory images with fields that processors fill differently.
-            | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Fnsave | M::Fsave | M::Frstor | M::Fnstenv
-            | M::Fstenv | M::Fldenv
             // Old processors' instructions on x87 and MMX that newer ones ignore.
             | M::Fndisi | M::Fneni | M::Fnsetpm | M::Fdisi | M::Feni | M::Fsetpm | M::Frstpm
-            | M::Ud0 | M::Ud1 | M::Reservednop
-            // In control of a mode of their own.
-            | M::Zero_bytes
+            | M::Ud0 | M::Ud1 | M::Reservednop | M::Zero_bytes
     );
     let segment = matches!(mnemonic, M::Mov | M::Push | M::Pop)
         && code.op_code().op_kinds().iter().any(|k| {
@@ -150,6 +150,57 @@ fn is_undocumented_x87(code: Code) -> bool {
     )
 }
 
+/// Instructions that fault in user mode.
+fn is_privileged(code: Code) -> bool {
+    use Mnemonic as M;
+    let control = |k: &Kind| matches!(k, Kind::cr_reg | Kind::dr_reg);
+    matches!(
+        code.mnemonic(),
+        M::Hlt
+            | M::In
+            | M::Out
+            | M::Insb
+            | M::Insw
+            | M::Insd
+            | M::Outsb
+            | M::Outsw
+            | M::Outsd
+            | M::Rdmsr
+            | M::Wrmsr
+            | M::Lgdt
+            | M::Lidt
+            | M::Lldt
+            | M::Ltr
+            | M::Lmsw
+            | M::Clts
+            | M::Invd
+            | M::Wbinvd
+            | M::Invlpg
+            | M::Swapgs
+            | M::Sysret
+            | M::Sysretq
+            | M::Xsetbv
+    ) || code.mnemonic() == M::Mov && code.op_code().op_kinds().iter().any(control)
+}
+
+/// Instructions that store the x87 and SSE state in memory or load it from there.
+fn is_save(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64
+            | M::Fnsave
+            | M::Fsave
+            | M::Frstor
+            | M::Fnstenv
+            | M::Fstenv
+            | M::Fldenv
+    )
+}
+
 /// The group `code` is tested with, if it is tested.
 pub fn group(code: Code) -> Option<Group> {
     use CpuidFeature as F;
@@ -161,8 +212,14 @@ pub fn group(code: Code) -> Option<Group> {
     if !features.iter().all(|&f| has(f)) || left_out(code, code.mnemonic()) {
         return None;
     }
-    if info.must_be_cpl0() || info.is_privileged() && info.must_be_cpl0() {
+    if is_privileged(code) {
+        return Some(Group::Privileged);
+    }
+    if info.must_be_cpl0() {
         return None;
+    }
+    if is_save(code.mnemonic()) {
+        return Some(Group::Save);
     }
     let any = |list: &[F]| features.iter().any(|f| list.contains(f));
     let uses = |f: fn(Kind) -> bool| info.op_kinds().iter().any(|&k| f(k));
@@ -402,6 +459,8 @@ fn build(random: &mut Random, code: Code, mode: Mode) -> Option<Vec<u8>> {
             Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 => {
                 register(vector(random, mode, Register::YMM0));
             }
+            Kind::cr_reg => register(Register::CR0 + random.pick(&[0, 2, 3, 4])),
+            Kind::dr_reg => register(Register::DR0 + random.below(8) as u32),
             Kind::al => register(Register::AL),
             Kind::cl => register(Register::CL),
             Kind::ax => register(Register::AX),
@@ -443,8 +502,8 @@ fn branch_lands_well(bytes: &[u8], mode: Mode) -> bool {
     let target = insn.near_branch_target();
     // With a 16-bit operand the target is cut to 16 bits, where nothing is mapped.
     target < place::CODE
-        || target < place::START && target % 2 == 0
-        || target >= insn.next_ip() && (target - insn.next_ip()) % 2 == 0
+        || target < place::START && target.is_multiple_of(2)
+        || target >= insn.next_ip() && (target - insn.next_ip()).is_multiple_of(2)
 }
 
 fn immediate(random: &mut Random, insn: &mut Instruction, i: u32, kind: Kind, ip: u64) -> Option<()> {
@@ -543,6 +602,33 @@ pub fn instruction(random: &mut Random, group: Group, mode: Mode) -> Vec<u8> {
         }
     }
     panic!("no instruction of {group:?} can be encoded");
+}
+
+/// A case of one instruction with prefixes that it may not need, or not bear.
+pub fn prefixed(random: &mut Random, mode: Mode) -> Case {
+    const PREFIXES: [u8; 12] = [0x66, 0x66, 0x67, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0xf0, 0x48, 0x41];
+    loop {
+        let group_drawn = random.pick(&Group::ALL);
+        let mut code = instruction(random, group_drawn, mode);
+        for _ in 0..1 + random.below(3) {
+            let prefix = random.pick(&PREFIXES);
+            if mode == Mode::Long || prefix & 0xf0 != 0x40 {
+                code.insert(0, if prefix & 0xf0 == 0x40 { 0x40 | random.below(16) as u8 } else { prefix });
+            }
+        }
+        let insn = decode(&code, place::START, mode);
+        let tested = match insn.code() {
+            // Longer ones would not be told from instructions of more than 15 bytes.
+            Code::INVALID => code.len() < 15,
+            other => group(other).is_some_and(|g| g != Group::Branch && g != Group::Privileged),
+        };
+        if tested
+            && (insn.len() == code.len() || insn.code() == Code::INVALID)
+            && branch_lands_well(&code, mode)
+        {
+            return case_for(random, code, mode);
+        }
+    }
 }
 
 /// The bytes of an instruction of `code`, if its operands can be drawn.
@@ -712,15 +798,13 @@ impl Shaper<'_> {
     fn suit(&mut self, insn: &Instruction) {
         use Mnemonic as M;
         match insn.mnemonic() {
-            M::Div | M::Idiv => {
-                if !self.random.one_in(4) {
-                    let v = if self.random.one_in(2) { 0 } else { self.random.below(300) };
-                    let negative = insn.mnemonic() == M::Idiv && self.random.one_in(2);
-                    self.set(2, if negative { u64::MAX } else { v });
-                    if insn.op0_kind() != OpKind::Memory && insn.op0_register().size() == 1 {
-                        let low = self.state.gpr[0] & !0xff00 | v << 8 & 0xff00;
-                        self.set(0, low);
-                    }
+            M::Div | M::Idiv if !self.random.one_in(4) => {
+                let v = if self.random.one_in(2) { 0 } else { self.random.below(300) };
+                let negative = insn.mnemonic() == M::Idiv && self.random.one_in(2);
+                self.set(2, if negative { u64::MAX } else { v });
+                if insn.op0_kind() != OpKind::Memory && insn.op0_register().size() == 1 {
+                    let low = self.state.gpr[0] & !0xff00 | v << 8 & 0xff00;
+                    self.set(0, low);
                 }
             }
             M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
@@ -929,7 +1013,8 @@ impl Body {
             return false;
         }
         s.written |= written_by(&mut s.info, &insn);
-        let modified = if self.conditional { 0 } else { insn.rflags_modified() };
+        let certain = !self.conditional && !crate::undefined::is_shift(&insn);
+        let modified = if certain { insn.rflags_modified() } else { 0 };
         self.undefined = self.undefined & !modified | insn.rflags_undefined();
         self.push(&bytes, s.mode);
         true

@@ -24,6 +24,8 @@ const SW_MAGIC: u32 = 0x4650_5853;
 const XSTATE_BV: usize = 512;
 /// Offset of the upper halves of YMM0 to YMM15 in the standard XSAVE format.
 const YMM_HIGH: usize = 576;
+/// RFLAGS.NT and RFLAGS.ID, clear at the start.
+const NT_AND_ID: i64 = 1 << 14 | 1 << 21;
 const CS32: i64 = 0x23;
 const USER_DS: u16 = 0x2b;
 /// Order of `mcontext_t.gregs` for RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
@@ -290,7 +292,7 @@ unsafe fn load(x: &Exchange, gregs: &mut [i64; 23], fp: *mut u8) {
     gregs[libc::REG_RIP as usize] = s.rip as i64;
     let flags = &mut gregs[libc::REG_EFL as usize];
     let mask = (FLAGS | crate::state::AC) as i64;
-    *flags = *flags & !mask | s.rflags as i64 & mask;
+    *flags = *flags & !(mask | NT_AND_ID) | s.rflags as i64 & mask;
     if x.mode == Mode::Compat {
         let cs = &mut gregs[libc::REG_CSGSFS as usize];
         *cs = *cs & !0xffff | CS32;

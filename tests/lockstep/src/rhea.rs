@@ -87,10 +87,11 @@ impl Guest for StoppingGuest {
         &self,
         cx: &mut VcpuContext,
         vaddr: u64,
+        len: u32,
         access: Access,
         mmu_index: u8,
     ) -> Result<Translation, Leave> {
-        self.x86.tlb_fill(cx, vaddr, access, mmu_index)
+        self.x86.tlb_fill(cx, vaddr, len, access, mmu_index)
     }
     fn unaligned(&self, cx: &mut VcpuContext, vaddr: u64, access: Access, mmu_index: u8) -> Leave {
         self.x86.unaligned(cx, vaddr, access, mmu_index)
@@ -278,6 +279,8 @@ impl Rhea {
         // A 64-bit code segment of ring 0, present, accessed.
         put(kernel(GDT) + u64::from(KERNEL_CS), 0x00af_9b00_0000_ffff);
         self.low.write(kernel(TSS) + 4, 8, STACK_TOP);
+        // No I/O permission bitmap: its offset is the segment's length.
+        self.low.write(kernel(TSS) + 102, 2, 0x68);
         for i in 0..place::READ_ONLY_LEN {
             self.user.write(place::READ_ONLY - USER_PHYS + i as u64, 1, u64::from(place::read_only_byte(i)));
         }

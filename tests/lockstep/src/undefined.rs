@@ -1,6 +1,6 @@
 //! What the manuals leave undefined, and is therefore not compared.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, RflagsBits};
 
 use crate::generate::Case;
 use crate::state::{Ended, FLAGS, Mode, State};
@@ -84,6 +84,9 @@ pub fn only_alone(insn: &Instruction) -> bool {
                 | M::Ldmxcsr
                 | M::Vldmxcsr
                 | M::Movsxd
+                | M::Popf
+                | M::Popfd
+                | M::Popfq
                 | M::Enter
                 | M::Dpps
                 | M::Dppd
@@ -171,6 +174,10 @@ fn mask_kernel_half(left: &Ended, right: &mut Ended) {
 /// Whether processors of different makers do different things in the case of `insn` that ended as `left`.
 pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool {
     use Mnemonic as M;
+    if insn.code() == Code::INVALID {
+        // No instruction here; but perhaps one of the host's.
+        return left.trap.vector != 6 || left.state.rip != start.rip;
+    }
     match insn.mnemonic() {
         // Whether unaligned memory operands are faults.
         M::Sha1msg1
@@ -206,11 +213,14 @@ pub fn wraps(case: &Case, left: &Ended, right: &Ended) -> bool {
 pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) {
     use Mnemonic as M;
     mask_kernel_half(left, right);
+    mask_image(insn, start, left, right);
     if matches!(insn.mnemonic(), Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq)
         && left.trap.vector == 14
     {
         // Which of the two operands is read first is the processor's choice.
-        right.trap.address = left.trap.address;
+        if matches!(right.trap.vector, 14 | 17) {
+            right.trap = left.trap;
+        }
     }
     let ended_after = left.trap.vector == 6 || left.state.rip != start.rip;
     if !ended_after {
@@ -251,6 +261,10 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
 /// As [`mask`] for a case of several instructions.
 pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
     mask_kernel_half(left, right);
+    if let [_, insn] = &case.instructions[..] {
+        // FWAIT and the instruction it belongs to.
+        mask_image(insn, &case.state, left, right);
+    }
     let mut open = 0;
     let mut x87_open = 0;
     for insn in &case.instructions {
@@ -273,12 +287,51 @@ pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
     right.state.x87.status = right.state.x87.status & !x87_open | left.state.x87.status & x87_open;
 }
 
-fn is_shift(insn: &Instruction) -> bool {
+/// Shifts and rotations, which leave the flags alone when the count is zero.
+pub fn is_shift(insn: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(
         insn.mnemonic(),
         M::Shl | M::Shr | M::Sal | M::Sar | M::Shld | M::Shrd | M::Rcl | M::Rcr | M::Rol | M::Ror
     )
+}
+
+/// Fields of an x87 or SSE image that processors fill differently: the last instruction's opcode, its address and its
+/// operand's, and MXCSR_MASK.
+fn mask_image(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) {
+    use Mnemonic as M;
+    let fields: &[(u64, u64)] = match insn.mnemonic() {
+        M::Fxsave | M::Fxsave64 => &[(6, 24), (28, 32)],
+        M::Fnstenv | M::Fnsave
+            if insn.memory_size().size() % 14 == 0 && insn.memory_size().size() % 4 != 0 =>
+        {
+            &[(6, 14)]
+        }
+        M::Fnstenv => &[(12, 28)],
+        M::Fnsave if insn.memory_size().size() == 94 => &[(6, 14)],
+        M::Fnsave => &[(12, 28)],
+        M::Fldenv | M::Frstor | M::Fxrstor | M::Fxrstor64 => &[],
+        _ => return,
+    };
+    if left.trap.vector == 14 && right.trap.vector == 14 {
+        // Which part is accessed first, and how much is done before the fault, is the processor's choice.
+        right.trap = left.trap;
+        right.data.clone_from(&left.data);
+        return;
+    }
+    if left.trap.vector == 17 && right.trap.vector == 13 {
+        // With alignment checking, #AC may come in place of #GP.
+        right.trap = left.trap;
+    }
+    let Some(at) = crate::gaps::address(insn, start) else { return };
+    for &(from, to) in fields {
+        for i in from..to {
+            let offset = at.wrapping_add(i).wrapping_sub(crate::place::DATA) as usize;
+            if let (Some(l), Some(r)) = (left.data.get(offset), right.data.get_mut(offset)) {
+                *r = *l;
+            }
+        }
+    }
 }
 
 fn take_destination(insn: &Instruction, left: &Ended, right: &mut Ended) {

@@ -7,7 +7,9 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use rhea_engine::Tier;
-use rhea_lockstep_tests::compare::{Lockstep, Tally, cases, sweep, sweep_loops, sweep_streams};
+use rhea_lockstep_tests::compare::{
+    Lockstep, Tally, cases, sweep, sweep_loops, sweep_prefixes, sweep_streams,
+};
 use rhea_lockstep_tests::generate::Group;
 use rhea_lockstep_tests::state::Mode;
 
@@ -112,4 +114,24 @@ fn loops_of_integer_instructions() {
 #[test]
 fn loops_of_floating_point_instructions() {
     loops(&[Group::X87, Group::Sse, Group::Avx, Group::Mmx, Group::Integer], 20, 400);
+}
+
+#[test]
+fn instructions_that_save_and_restore_state() {
+    every_instruction(Group::Save, 60);
+}
+
+#[test]
+fn privileged_instructions() {
+    every_instruction(Group::Privileged, 10);
+}
+
+#[test]
+fn instructions_with_needless_prefixes() {
+    let mut sides = Lockstep::new(&TIERS);
+    let mut tally = Tally::default();
+    for mode in [Mode::Long, Mode::Compat] {
+        sweep_prefixes(&mut sides, mode, cases(4_000), 0x5eed, &mut tally);
+    }
+    assert_eq!(tally.failed, 0, "{}", tally.describe(5));
 }

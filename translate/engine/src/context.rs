@@ -175,11 +175,22 @@ impl VcpuContext {
 
     /// The page behind `vaddr`, walking the guest's tables if need be.
     pub fn page(&mut self, vaddr: u64, access: Access, index: u8) -> Result<PageRef, Leave> {
+        self.page_of(vaddr, 1, access, index)
+    }
+
+    /// The page behind an access of `len` bytes at `vaddr` that does not leave it.
+    pub(crate) fn page_of(
+        &mut self,
+        vaddr: u64,
+        len: u32,
+        access: Access,
+        index: u8,
+    ) -> Result<PageRef, Leave> {
         if let Some(p) = self.env.page(vaddr, access, index) {
             return Ok(p);
         }
         self.stats.tlb_walks += 1;
-        let t = self.guest.tlb_fill(self, vaddr, access, index)?;
+        let t = self.guest.tlb_fill(self, vaddr, len, access, index)?;
         Ok(self.env.tlb_insert(vaddr, &t, index))
     }
 
@@ -194,7 +205,7 @@ impl VcpuContext {
             self.load_bytes(vaddr, &mut bytes[..size as usize], index)?;
             return Ok(u64::from_le_bytes(bytes));
         }
-        let page = self.page(vaddr, Access::Read, index)?;
+        let page = self.page_of(vaddr, size, Access::Read, index)?;
         Ok(self.env.load_at(&page, vaddr, size))
     }
 
@@ -203,7 +214,7 @@ impl VcpuContext {
         if Self::crosses(vaddr, u64::from(size)) {
             return self.store_bytes(vaddr, &value.to_le_bytes()[..size as usize], index);
         }
-        let page = self.page(vaddr, Access::Write, index)?;
+        let page = self.page_of(vaddr, size, Access::Write, index)?;
         self.store_in_page(&page, vaddr, size, value);
         self.env.arm_write(&page, index);
         Ok(())
@@ -224,9 +235,10 @@ impl VcpuContext {
     /// Loads bytes, crossing at most one page boundary.
     pub fn load_bytes(&mut self, vaddr: u64, out: &mut [u8], index: u8) -> Result<(), Leave> {
         let first = (PAGE - vaddr % PAGE).min(out.len() as u64) as usize;
-        let page = self.page(vaddr, Access::Read, index)?;
+        let page = self.page_of(vaddr, first as u32, Access::Read, index)?;
         let rest = if first < out.len() {
-            Some(self.page(vaddr.wrapping_add(first as u64), Access::Read, index)?)
+            let (next, left) = (vaddr.wrapping_add(first as u64), (out.len() - first) as u32);
+            Some(self.page_of(next, left, Access::Read, index)?)
         } else {
             None
         };
@@ -261,9 +273,10 @@ impl VcpuContext {
     /// Stores bytes, crossing at most one page boundary; nothing is stored unless all of it can be.
     pub fn store_bytes(&mut self, vaddr: u64, bytes: &[u8], index: u8) -> Result<(), Leave> {
         let first = (PAGE - vaddr % PAGE).min(bytes.len() as u64) as usize;
-        let page = self.page(vaddr, Access::Write, index)?;
+        let page = self.page_of(vaddr, first as u32, Access::Write, index)?;
         let rest = if first < bytes.len() {
-            Some(self.page(vaddr.wrapping_add(first as u64), Access::Write, index)?)
+            let (next, left) = (vaddr.wrapping_add(first as u64), (bytes.len() - first) as u32);
+            Some(self.page_of(next, left, Access::Write, index)?)
         } else {
             None
         };
@@ -292,10 +305,11 @@ impl VcpuContext {
 
     /// Checks that `len` bytes (crossing at most one page boundary) could be stored.
     pub fn probe_write(&mut self, vaddr: u64, len: u32, index: u8) -> Result<(), Leave> {
-        self.page(vaddr, Access::Write, index)?;
-        if Self::crosses(vaddr, u64::from(len)) {
+        let first = (PAGE - vaddr % PAGE).min(u64::from(len)) as u32;
+        self.page_of(vaddr, first, Access::Write, index)?;
+        if first < len {
             // A fault names the first byte of the second page.
-            self.page((vaddr | (PAGE - 1)).wrapping_add(1), Access::Write, index)?;
+            self.page_of(vaddr.wrapping_add(u64::from(first)), len - first, Access::Write, index)?;
         }
         Ok(())
     }

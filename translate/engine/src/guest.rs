@@ -109,11 +109,13 @@ pub trait Guest: Send + Sync {
         max_insns: u32,
     ) -> Result<(), Leave>;
 
-    /// Walks the guest's page tables for a TLB miss. On a fault records the exception and returns `Err`.
+    /// Walks the guest's page tables for a TLB miss by an access of `len` bytes at `vaddr` that stays in one page (of
+    /// an access over two pages, each part is one). On a fault records the exception and returns `Err`.
     fn tlb_fill(
         &self,
         cx: &mut VcpuContext,
         vaddr: u64,
+        len: u32,
         access: Access,
         mmu_index: u8,
     ) -> Result<Translation, Leave>;

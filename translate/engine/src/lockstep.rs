@@ -169,10 +169,17 @@ impl Machine for Shadow<'_> {
 
     fn call(&mut self, id: u32, a: [u64; 4]) -> Result<u64, Halt> {
         let helper = self.cx.guest.helpers()[id as usize];
-        if !helper.info.pure || helper.info.reads != SlotAccess::None {
+        if !helper.info.pure || helper.info.writes != SlotAccess::None {
             return Err(Halt::Once);
         }
-        Ok((helper.function)(self.cx, a[0], a[1], a[2], a[3]))
+        if helper.info.reads == SlotAccess::None {
+            return Ok((helper.function)(self.cx, a[0], a[1], a[2], a[3]));
+        }
+        // It reads the state: for its time the copy stands where the state is.
+        self.cx.state_bytes().swap_with_slice(&mut self.expected.state);
+        let result = (helper.function)(self.cx, a[0], a[1], a[2], a[3]);
+        self.cx.state_bytes().swap_with_slice(&mut self.expected.state);
+        Ok(result)
     }
 
     fn float_environment(&mut self, unit: FloatUnit) -> SoftEnv {

@@ -125,15 +125,15 @@ pub enum WalkError {
 }
 
 impl Bus<'_> {
-    /// Walks the page tables.
+    /// Walks the page tables for an access given by linear address and length in bytes, within one page.
     pub fn walk(
         &mut self,
         st: &X86State,
-        linear: u64,
+        (linear, len): (u64, u32),
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
-        let found = self.walk_tables(st, linear, access, index);
+        let found = self.walk_tables(st, (linear, len), access, index);
         trace::walk(self.env, linear, access, index, &found);
         found
     }
@@ -142,7 +142,7 @@ impl Bus<'_> {
     fn walk_tables(
         &mut self,
         st: &X86State,
-        linear: u64,
+        (linear, len): (u64, u32),
         access: Access,
         index: u8,
     ) -> Result<Translation, WalkError> {
@@ -153,7 +153,7 @@ impl Bus<'_> {
         let mut page_bits = t.page_size_log2;
         if st.mode & mode::DATA_BREAKPOINTS != 0
             && access != Access::Fetch
-            && self.watched(st, linear, access)
+            && self.watched(st, (linear, len), access)
         {
             page_bits = 0;
         }
@@ -167,10 +167,11 @@ impl Bus<'_> {
         })
     }
 
-    /// Notes the data breakpoints that an access at `linear` meets; whether any lies in its page at all.
-    fn watched(&mut self, st: &X86State, linear: u64, access: Access) -> bool {
+    /// Notes the data breakpoints that an access meets with any of its bytes (Intel SDM volume 3, 18.2.5 "Breakpoint
+    /// Field Recognition"); whether any lies in its page at all.
+    fn watched(&mut self, st: &X86State, (linear, len): (u64, u32), access: Access) -> bool {
         let watch = if access == Access::Write { Watch::Write } else { Watch::Access };
-        self.cpu.data_hits |= debug::matching(st, watch, linear, 1);
+        self.cpu.data_hits |= debug::matching(st, watch, linear, u64::from(len));
         debug::matching(st, Watch::Write, linear & !0xfff, 4096) != 0
     }
 
@@ -181,11 +182,17 @@ impl Bus<'_> {
         }
     }
 
-    fn page(&mut self, st: &X86State, linear: u64, access: Access, index: u8) -> Result<PageRef, Exception> {
+    fn page(
+        &mut self,
+        st: &X86State,
+        (linear, len): (u64, u32),
+        access: Access,
+        index: u8,
+    ) -> Result<PageRef, Exception> {
         if let Some(page) = self.env.page(linear, access, index) {
             return Ok(page);
         }
-        match self.walk(st, linear, access, index) {
+        match self.walk(st, (linear, len), access, index) {
             Ok(t) => Ok(self.env.tlb_insert(linear, &t, index)),
             Err(WalkError::Fault(e)) => Err(e),
             Err(WalkError::NotCanonical) => Err(Exception::gp(0)),
@@ -196,7 +203,7 @@ impl Bus<'_> {
         if let Ok(v) = self.env.load(linear, u32::from(size), index) {
             return Ok(v);
         }
-        let page = self.page(st, linear, Access::Read, index)?;
+        let page = self.page(st, (linear, size.into()), Access::Read, index)?;
         Ok(self.env.read_phys(page.phys + (linear & 0xfff), u32::from(size)))
     }
 
@@ -211,7 +218,7 @@ impl Bus<'_> {
         if self.env.store(linear, u32::from(size), value, index).is_ok() {
             return Ok(());
         }
-        let page = self.page(st, linear, Access::Write, index)?;
+        let page = self.page(st, (linear, size.into()), Access::Write, index)?;
         if self.env.store(linear, u32::from(size), value, index).is_err() {
             // Watched or holding code: the physical write tells the translator.
             self.env.write_phys(page.phys + (linear & 0xfff), u32::from(size), value);
@@ -288,10 +295,11 @@ impl SystemBus for Bus<'_> {
         privilege: Privilege,
     ) -> Result<(), Exception> {
         let index = mmu_index(st, privilege);
-        self.page(st, linear, Access::Write, index)?;
+        let first = (4096 - (linear & 0xfff)).min(size.max(1).into()) as u32;
+        self.page(st, (linear, first), Access::Write, index)?;
         let last = advance(st, linear, u64::from(size.max(1)) - 1);
         if last & !0xfff != linear & !0xfff {
-            self.page(st, last & !0xfff, Access::Write, index)?;
+            self.page(st, (last & !0xfff, u32::from(size) - first), Access::Write, index)?;
         }
         Ok(())
     }

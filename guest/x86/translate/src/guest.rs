@@ -196,12 +196,13 @@ impl Guest for X86Guest {
         &self,
         cx: &mut VcpuContext,
         vaddr: u64,
+        len: u32,
         access: Access,
         mmu_index: u8,
     ) -> Result<Translation, Leave> {
         let (st, cpu, env) = cx.parts::<X86State, X86Cpu>();
         let mut bus = Bus { env, cpu };
-        match bus.walk(st, vaddr, access, mmu_index) {
+        match bus.walk(st, (vaddr, len), access, mmu_index) {
             Ok(t) => Ok(t),
             Err(WalkError::Fault(e)) => {
                 cpu.pending = Some(e);

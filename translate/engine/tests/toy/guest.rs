@@ -310,6 +310,7 @@ impl Guest for Toy {
         &self,
         cx: &mut VcpuContext,
         vaddr: u64,
+        _: u32,
         access: Access,
         _: u8,
     ) -> Result<Translation, Leave> {
