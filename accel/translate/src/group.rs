@@ -179,7 +179,7 @@ impl VcpuGroup for TranslatedVcpus {
         let mut text = String::new();
         for index in 0..self.vcpus.len() {
             if let Some(s) = self.with(index, |cx| *cx.stats()) {
-                text += &format!("CPU {index}: {s:#?}\n");
+                text += &format!("CPU {index}:\n{s}");
             }
         }
         text

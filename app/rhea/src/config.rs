@@ -274,7 +274,7 @@ pub enum LogItem {
     Cpu,
     /// Each unit as it runs.
     Exec,
-    /// Functions of the machine that do not exist.
+    /// Accesses to addresses and ports where nothing is.
     Unimp,
     /// What the guest does against the rules.
     GuestErrors,
@@ -287,14 +287,14 @@ impl LogItem {
     pub const ALL: &[(Self, &str, &str)] = &[
         (Self::InAsm, "in_asm", "show guest code for each translated unit"),
         (Self::Op, "op", "show the intermediate representation of each unit"),
-        (Self::OpOpt, "op_opt", "show the intermediate representation after its passes"),
+        (Self::OpOpt, "op_opt", "the same: the passes run while a unit is built"),
         (Self::OutAsm, "out_asm", "show the host code of each unit"),
         (Self::Int, "int", "show interrupts and exceptions"),
         (Self::Cpu, "cpu", "show the CPU registers before each unit"),
-        (Self::Exec, "exec", "show each unit before it runs"),
-        (Self::Unimp, "unimp", "log functions of the machine that do not exist"),
-        (Self::GuestErrors, "guest_errors", "log what the guest does against the rules"),
-        (Self::Mmu, "mmu", "log page walks and TLB flushes"),
+        (Self::Exec, "exec", "show each unit as it is entered"),
+        (Self::Unimp, "unimp", "log accesses to addresses and ports where nothing is"),
+        (Self::GuestErrors, "guest_errors", "log refused register writes, writes to ROM, triple faults"),
+        (Self::Mmu, "mmu", "log page walks, and TLB flushes that the guest asks for"),
     ];
 }
 

@@ -146,3 +146,24 @@ fn a_reboot_starts_over_and_no_reboot_ends() {
     assert!(session.wait(OFF_LIMIT).unwrap().success());
     std::fs::remove_file(initramfs).unwrap();
 }
+
+#[test]
+#[ignore = "needs Debian packages: run cargo xtask test"]
+fn unusual_translator_settings_boot() {
+    let guest = Guest::Bookworm;
+    let system = initramfs::busybox_system(&guest.busybox().unwrap(), &[]).unwrap();
+    let initramfs = write_initramfs("settings", &system).unwrap();
+    let settings: [(u32, &[&str]); 3] = [
+        (1, &["-icount", "shift=3"]),
+        (1, &["-accel", "tcg,one-insn-per-tb=on"]),
+        // Far less than the kernel needs: code is evicted all the time.
+        (2, &["-accel", "tcg,tb-size=1"]),
+    ];
+    for (cpus, options) in settings {
+        boot(guest, cpus, &initramfs, options)
+            .and_then(power_off)
+            .with_context(|| format!("{options:?}, -smp {cpus}"))
+            .unwrap();
+    }
+    std::fs::remove_file(initramfs).unwrap();
+}

@@ -39,6 +39,13 @@ fn wrong_options_are_refused() {
     refused(&[s, "-M", "nothing", "-kernel", "k"], "no machine 'nothing'");
     refused(&[s, "-cpu", "no-such-model", "-kernel", "k"], "no-such-model");
     refused(&[s, "-cpu", "max,+no-such-feature", "-kernel", "k"], "no-such-feature");
+    refused(
+        &[s, "-kernel", "k", "-smp", "2", "-icount", "3"],
+        "-icount: not implemented yet for more than one CPU",
+    );
+    refused(&[s, "-kernel", "k", "-icount", "auto"], "shift=auto is not implemented yet");
+    refused(&[s, "-kernel", "k", "-icount", "3,align=on"], "align=on is not implemented yet");
+    refused(&[s, "-kernel", "k", "-accel", "tcg,thread=single", "-smp", "2"], "thread=single");
     refused(&["sytem-x86_64"], "did you mean 'system-x86_64'");
     refused(&[s], "nothing to run");
 }

@@ -130,9 +130,9 @@ pub fn differences(left: &Ended, right: &Ended) -> String {
     if a.rip != b.rip {
         let _ = writeln!(s, "  rip: {:x} / {:x}", a.rip, b.rip);
     }
-    for i in 0..16 {
-        if a.gpr[i] != b.gpr[i] {
-            let _ = writeln!(s, "  {}: {:016x} / {:016x}", NAMES[i], a.gpr[i], b.gpr[i]);
+    for (name, (x, y)) in NAMES.iter().zip(a.gpr.iter().zip(&b.gpr)) {
+        if x != y {
+            let _ = writeln!(s, "  {name}: {x:016x} / {y:016x}");
         }
     }
     if a.rflags != b.rflags {

@@ -583,7 +583,7 @@ impl Engine {
             record.ir =
                 Some(Arc::new(Interpreted::new(unit.clone(), key.page + offset as usize, page2, true)));
         }
-        if self.config.trace.traces_unit(key.pc) {
+        if self.config.trace.traces_units() {
             let guest_code = record.guest_code();
             self.config.trace.unit(self, unit, key.mode, &guest_code, self.code_bytes_of(&record));
         }

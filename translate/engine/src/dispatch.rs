@@ -187,8 +187,8 @@ impl VcpuContext {
         let mode = guest.mode(self);
         self.env.set_mode(mode);
         let trace = &engine.config().trace;
-        if trace.items != 0 && trace.has(item::EXEC | item::CPU) && trace.covers(pc) {
-            self.trace_unit(pc, mode);
+        if trace.has(item::EXEC | item::CPU) {
+            self.trace_unit(guest.fetch_address(pc, mode), mode);
         }
         let result = match turn {
             Turn::Normal => self.run_normal(engine, pc, mode, None),
@@ -220,10 +220,15 @@ impl VcpuContext {
         guest.dump(self)
     }
 
-    fn trace_unit(&mut self, pc: u64, mode: u64) {
-        let trace = self.engine.config().trace.clone();
+    #[cold]
+    fn trace_unit(&mut self, vaddr: u64, mode: u64) {
+        let engine = self.engine.clone();
+        let trace = &engine.config().trace;
+        if !trace.covers(vaddr) {
+            return;
+        }
         if trace.has(item::EXEC) {
-            trace.print(&format!("Trace {}: {pc:#x} mode {mode:#x}\n", self.env.index()));
+            trace.print(&format!("Trace {}: {vaddr:#x} mode {mode:#x}\n", self.env.index()));
         }
         if trace.has(item::CPU) {
             let guest = self.guest;

@@ -33,15 +33,15 @@ pub mod item {
     pub const MMU: u32 = 1 << 9;
 }
 
-/// Disassembles guest code: address (PC), mode word, bytes to text lines.
+/// Disassembles host code: its address, the guest's mode word, bytes to text lines.
 pub type Disassembler = dyn Fn(u64, u64, &[u8]) -> String + Send + Sync;
 
-/// A trace: what, where to, and for which PCs.
+/// A trace: what, where to, and for which code.
 #[derive(Clone, Default)]
 pub struct Trace {
     /// Bits of [`item`].
     pub items: u32,
-    /// PCs of interest; empty for all.
+    /// Virtual addresses of code of interest; empty for all.
     pub ranges: Vec<RangeInclusive<u64>>,
     /// Where it goes.
     pub sink: Option<Arc<Mutex<Box<dyn Write + Send>>>>,
@@ -61,9 +61,9 @@ impl Trace {
         self.items & items != 0
     }
 
-    /// Whether `pc` is of interest.
-    pub fn covers(&self, pc: u64) -> bool {
-        self.ranges.is_empty() || self.ranges.iter().any(|r| r.contains(&pc))
+    /// Whether code at virtual address `vaddr` is of interest.
+    pub fn covers(&self, vaddr: u64) -> bool {
+        self.ranges.is_empty() || self.ranges.iter().any(|r| r.contains(&vaddr))
     }
 
     /// Units must not be chained, so that each is seen.
@@ -107,29 +107,30 @@ impl Trace {
         }
     }
 
-    /// Whether translation of a unit at `pc` is of interest.
-    pub(crate) fn traces_unit(&self, pc: u64) -> bool {
-        self.has(item::IN_ASM | item::OP | item::OP_OPT | item::OUT_ASM) && self.covers(pc)
+    /// Whether translations are traced at all.
+    pub(crate) fn traces_units(&self) -> bool {
+        self.has(item::IN_ASM | item::OP | item::OP_OPT | item::OUT_ASM)
     }
 
     /// A unit was translated from `guest_code` into `code` (nothing if it is interpreted).
     pub(crate) fn unit(&self, engine: &Engine, unit: &Unit, mode: u64, guest_code: &[u8], code: &[u8]) {
-        if !self.traces_unit(unit.pc) {
+        let vaddr = engine.guest().fetch_address(unit.pc, mode);
+        if !self.covers(vaddr) {
             return;
         }
         if self.has(item::IN_ASM) {
             let text = engine.guest().disassemble(unit.pc, mode, guest_code);
-            self.print(&format!("----------------\nIN: {:#x}\n{text}\n", unit.pc));
+            self.print(&format!("----------------\nIN: {vaddr:#x}\n{text}\n"));
         }
         if self.has(item::OP | item::OP_OPT) {
-            self.print(&format!("OP: {:#x}\n{}\n", unit.pc, rhea_ir::text::print(unit, engine.helpers())));
+            self.print(&format!("OP: {vaddr:#x}\n{}\n", rhea_ir::text::print(unit, engine.helpers())));
         }
         if self.has(item::OUT_ASM) && !code.is_empty() {
             let text = match &self.host_disassembler {
                 Some(d) => d(code.as_ptr() as u64, mode, code),
                 None => code.iter().map(|b| format!("{b:02x}")).collect::<String>(),
             };
-            self.print(&format!("OUT: {:#x} [{} bytes]\n{text}\n", unit.pc, code.len()));
+            self.print(&format!("OUT: {vaddr:#x} [{} bytes]\n{text}\n", code.len()));
         }
     }
 }

@@ -24,6 +24,7 @@ pub fn disassemble(bits: u32, pc: u64, code: &[u8]) -> String {
     let mut decoder = Decoder::with_ip(bits, code, pc, DecoderOptions::NONE);
     let mut formatter = GasFormatter::new();
     formatter.options_mut().set_space_after_operand_separator(true);
+    formatter.options_mut().set_branch_leading_zeros(false);
     let (mut out, mut text) = (String::new(), String::new());
     while decoder.can_decode() {
         let start = decoder.position();

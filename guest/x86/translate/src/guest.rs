@@ -123,8 +123,11 @@ impl X86Guest {
         let len = cx.fetch_bytes(pc, fetch_index(word), &mut code).unwrap_or(0);
         let insn = Decoder::with_ip(64, &code[..len], pc, DecoderOptions::NONE).decode();
         let explicit = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
-        let by_stack =
-            if explicit { insn.memory_segment() == Register::SS } else { insn.is_stack_instruction() };
+        // In 64-bit mode only FS and GS override the segment; the base register chooses between the others.
+        let overridden = matches!(insn.segment_prefix(), Register::FS | Register::GS);
+        let stack_base =
+            matches!(insn.memory_base(), Register::RSP | Register::RBP | Register::ESP | Register::EBP);
+        let by_stack = if explicit { stack_base && !overridden } else { insn.is_stack_instruction() };
         if by_stack { Exception::ss(0) } else { Exception::gp(0) }
     }
 }
@@ -285,6 +288,12 @@ impl Guest for X86Guest {
             writeln!(out, "RIP={:016x} RFL={:08x} CPL={} MODE={:x}", st.rip, st.rflags(), st.cpl(), st.mode);
         for (name, s) in ["ES", "CS", "SS", "DS", "FS", "GS"].iter().zip(&st.seg) {
             let _ = writeln!(out, "{name}={:04x} {:016x} {:08x} {:08x}", s.selector, s.base, s.limit, s.attr);
+        }
+        for (name, s) in [("LDT", &st.ldtr), ("TR ", &st.tr)] {
+            let _ = writeln!(out, "{name}={:04x} {:016x} {:08x} {:08x}", s.selector, s.base, s.limit, s.attr);
+        }
+        for (name, t) in [("GDT", &st.gdtr), ("IDT", &st.idtr)] {
+            let _ = writeln!(out, "{name}=     {:016x} {:08x}", t.base, t.limit);
         }
         let _ = writeln!(
             out,
