@@ -303,7 +303,8 @@ fn mask_image(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended
     let fields: &[(u64, u64)] = match insn.mnemonic() {
         M::Fxsave | M::Fxsave64 => &[(6, 24), (28, 32)],
         M::Fnstenv | M::Fnsave
-            if insn.memory_size().size() % 14 == 0 && insn.memory_size().size() % 4 != 0 =>
+            if insn.memory_size().size().is_multiple_of(14)
+                && !insn.memory_size().size().is_multiple_of(4) =>
         {
             &[(6, 14)]
         }
