@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use rhea_boot_tests::debian;
 
-use crate::cargo::run;
+use crate::cargo::{cargo, run};
 
 /// Installs those of `packages` that are missing, with apt-get, as root or through sudo.
 pub fn install(packages: &[&str]) -> anyhow::Result<()> {
@@ -24,6 +24,16 @@ pub fn install(packages: &[&str]) -> anyhow::Result<()> {
     // A fresh container has no package lists yet.
     run(as_root("apt-get")?.args(["-q", "update"]))?;
     attempt().with_context(|| format!("cannot install {}", missing.join(" ")))
+}
+
+/// Sees to it that `cargo SUBCOMMAND` exists: rustup's minimal profile comes without it.
+pub fn install_component(subcommand: &str, component: &str) -> anyhow::Result<()> {
+    let probe = cargo().args([subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if probe.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    run(Command::new("rustup").args(["component", "add", component]))
+        .with_context(|| format!("this toolchain has no cargo {subcommand}"))
 }
 
 fn is_installed(package: &str) -> bool {

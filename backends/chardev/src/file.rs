@@ -10,7 +10,7 @@ use crate::{CharReceiver, CharSink, Chardev};
 
 /// A file of a `file` back end could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not open '{}': {source}", path.display())]
+#[error("could not open '{}'", path.display())]
 pub struct FileOpenError {
     /// The file that was asked for.
     pub path: PathBuf,

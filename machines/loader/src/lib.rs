@@ -115,7 +115,7 @@ pub struct BootPlan {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file cannot be opened or read.
-    #[error("cannot read {what} '{}': {source}", path.display())]
+    #[error("cannot read {what} '{}'", path.display())]
     File {
         /// Which file.
         what: &'static str,

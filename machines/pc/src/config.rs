@@ -112,7 +112,7 @@ pub enum BuildError {
         most: u64,
     },
     /// The host has no room for guest RAM.
-    #[error("cannot reserve {size:#x} bytes for guest memory: {source}")]
+    #[error("cannot reserve {size:#x} bytes for guest memory")]
     Allocation {
         /// Bytes asked for.
         size: u64,
@@ -134,7 +134,7 @@ pub enum BuildError {
     )]
     NothingToBoot,
     /// ROM file cannot be read.
-    #[error("cannot read ROM image '{}': {source}", path.display())]
+    #[error("cannot read ROM image '{}'", path.display())]
     BiosFile {
         /// Path.
         path: PathBuf,
@@ -150,7 +150,7 @@ pub enum BuildError {
         size: u64,
     },
     /// Loader file cannot be read.
-    #[error("cannot read '{}' for the loader device: {source}", path.display())]
+    #[error("cannot read '{}' for the loader device", path.display())]
     LoaderFile {
         /// Path.
         path: PathBuf,
@@ -166,7 +166,7 @@ pub enum BuildError {
         addr: u64,
     },
     /// What is booted cannot be written into memory.
-    #[error("cannot load what is booted: {source}")]
+    #[error("cannot load what is booted")]
     BootFiles {
         /// Why.
         source: std::io::Error,

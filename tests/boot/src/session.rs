@@ -124,7 +124,7 @@ impl Session {
     pub fn transcript_at_end(&self) -> String {
         let (lock, changed) = &*self.output;
         let output = lock.lock().expect("collector does not panic");
-        let wait = changed.wait_timeout_while(output, Duration::from_secs(5), |o| !o.ended);
+        let wait = changed.wait_timeout_while(output, Duration::from_secs(60), |o| !o.ended);
         let output = wait.expect("collector does not panic").0;
         String::from_utf8_lossy(&output.bytes).replace('\r', "")
     }
@@ -174,7 +174,7 @@ fn tail(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(120);
 
     #[test]
     fn expect_returns_what_came_before() {

@@ -16,7 +16,7 @@ use rhea_boot_tests::target_dir;
 /// Limits are for a loaded host of two cores, not for speed: that is the benchmark's business.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
-const OFF_LIMIT: Duration = Duration::from_secs(60);
+const OFF_LIMIT: Duration = Duration::from_secs(120);
 
 fn write_initramfs(name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
     let folder = target_dir().join("boot-tests");

@@ -3,8 +3,8 @@
 //! `GROUP` is a group's name or `all`, or `prefix`, or `stream` or `loop` with a length in place of the code prefix; `TIERS` some of `i` (interpreter) and `b` (baseline).
 
 use rhea_engine::Tier;
+use rhea_lockstep_tests::catalogue::{self, Group};
 use rhea_lockstep_tests::compare::{Lockstep, Tally, sweep_code, sweep_loops, sweep_prefixes, sweep_streams};
-use rhea_lockstep_tests::generate::{self, Group};
 use rhea_lockstep_tests::state::Mode;
 
 fn main() {
@@ -55,7 +55,7 @@ fn main() {
         }
         let mut tally = Tally::default();
         for mode in [Mode::Long, Mode::Compat] {
-            for (i, &code) in generate::codes(group, mode).iter().enumerate() {
+            for (i, &code) in catalogue::codes(group, mode).iter().enumerate() {
                 if format!("{code:?}").starts_with(prefix) {
                     sweep_code(&mut sides, code, mode, count, seed ^ (i as u64) << 32, &mut tally);
                 }

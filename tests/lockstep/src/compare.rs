@@ -7,12 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use iced_x86::{Code, Formatter, InstructionInfoFactory, IntelFormatter};
 use rhea_engine::Tier;
 
+use crate::catalogue::{self, Group};
+use crate::encode;
 use crate::gaps;
-use crate::generate::{self, Case, Group};
+use crate::generate::{self, Case};
 use crate::place;
 use crate::random::Random;
 use crate::rhea::Rhea;
 use crate::state::{Ended, Mode, differences};
+use crate::stream;
 use crate::undefined;
 
 /// How many cases a test runs where it would run `normal`: scaled by the environment variable
@@ -221,7 +224,7 @@ impl Tally {
 
 /// Runs `per_code` cases of every instruction of `group` in `mode`.
 pub fn sweep(sides: &mut Lockstep, group: Group, mode: Mode, per_code: usize, seed: u64, tally: &mut Tally) {
-    for (i, &code) in generate::codes(group, mode).iter().enumerate() {
+    for (i, &code) in catalogue::codes(group, mode).iter().enumerate() {
         sweep_code(sides, code, mode, per_code, seed ^ (i as u64) << 32, tally);
     }
 }
@@ -230,7 +233,7 @@ pub fn sweep(sides: &mut Lockstep, group: Group, mode: Mode, per_code: usize, se
 pub fn sweep_code(sides: &mut Lockstep, code: Code, mode: Mode, count: usize, seed: u64, tally: &mut Tally) {
     let mut random = Random::new(seed);
     for _ in 0..count {
-        let Some(bytes) = generate::instruction_of(&mut random, code, mode) else { return };
+        let Some(bytes) = encode::instruction_of(&mut random, code, mode) else { return };
         let case = generate::case_for(&mut random, bytes, mode);
         let result = sides.run(&case);
         tally.add(&case, result);
@@ -250,7 +253,7 @@ pub fn sweep_streams(
     let mut random = Random::new(seed);
     for _ in 0..count {
         let length = 1 + random.below(length as u64) as usize;
-        let case = generate::stream(&mut random, groups, mode, length);
+        let case = stream::stream(&mut random, groups, mode, length);
         let result = sides.run(&case);
         tally.add(&case, result);
     }
@@ -269,7 +272,7 @@ pub fn sweep_loops(
     let mut random = Random::new(seed);
     for _ in 0..count {
         let length = 1 + random.below(length as u64) as usize;
-        let case = generate::looped(&mut random, groups, mode, length);
+        let case = stream::looped(&mut random, groups, mode, length);
         let result = sides.run(&case);
         tally.add(&case, result);
     }

@@ -6,13 +6,18 @@
 //! - [`host`]: execution by the processor that runs the tests.
 //! - [`rhea`]: execution by Rhea.
 //! - [`random`]: deterministic random numbers, and values worth trying.
-//! - [`generate`]: instructions of every encoding, with operands that make sense.
+//! - [`catalogue`]: which instructions are tested.
+//! - [`encode`]: instructions with random operands.
+//! - [`generate`]: a start state in which an instruction does something worth comparing.
+//! - [`stream`]: several instructions, and loops.
 //! - [`undefined`]: what the manuals leave open.
 //! - [`gaps`]: defects that are known.
 //! - [`properties`]: what holds for any input: the bodies of the fuzz targets.
 //! - [`compare`]: all of it together.
 
+pub mod catalogue;
 pub mod compare;
+pub mod encode;
 pub mod gaps;
 pub mod generate;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -22,4 +27,5 @@ pub mod properties;
 pub mod random;
 pub mod rhea;
 pub mod state;
+pub mod stream;
 pub mod undefined;

@@ -40,6 +40,7 @@ fn layout(features: Features) -> Layout {
             ras_bytes: (frame::RETURN_STACK_ENTRIES * 16) as u32,
             icount: None,
         },
+        bias: frame::BIAS,
         thunks: ThunkAddresses::default(),
         memory_function: BASE,
         longest_insn: unit::MAX_LENGTH as u32,

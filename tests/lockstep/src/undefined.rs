@@ -187,8 +187,8 @@ pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool
         | M::Sha256msg1
         | M::Sha256msg2
         | M::Sha256rnds2 => insn.memory_size() != iced_x86::MemorySize::Unknown,
-        // Whether bytes that are masked out can fault.
-        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => matches!(left.trap.vector, 14 | 17),
+        // Whether bytes that are masked out can fault, and whether MMX state is entered before the fault.
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => matches!(left.trap.vector, 12..=14 | 17),
         // MXCSR.MM (misaligned SSE mode), bit 17.
         M::Ldmxcsr | M::Vldmxcsr => left.state.mxcsr & 1 << 17 != 0,
         // The 16-bit form reads 16 or 32 bits.
@@ -303,7 +303,8 @@ fn mask_image(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended
     let fields: &[(u64, u64)] = match insn.mnemonic() {
         M::Fxsave | M::Fxsave64 => &[(6, 24), (28, 32)],
         M::Fnstenv | M::Fnsave
-            if insn.memory_size().size() % 14 == 0 && insn.memory_size().size() % 4 != 0 =>
+            if insn.memory_size().size().is_multiple_of(14)
+                && !insn.memory_size().size().is_multiple_of(4) =>
         {
             &[(6, 14)]
         }

@@ -1,8 +1,8 @@
 //! The engine's own lockstep mode: it runs instructions as it does without, and does not cry wolf.
 
 use rhea_engine::{EngineConfig, Tier, VcpuContext};
+use rhea_lockstep_tests::catalogue::Group;
 use rhea_lockstep_tests::compare::{Lockstep, Tally, cases, sweep_streams};
-use rhea_lockstep_tests::generate::Group;
 use rhea_lockstep_tests::place;
 use rhea_lockstep_tests::rhea::Rhea;
 use rhea_lockstep_tests::state::Mode;

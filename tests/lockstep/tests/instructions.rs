@@ -7,10 +7,10 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use rhea_engine::Tier;
+use rhea_lockstep_tests::catalogue::Group;
 use rhea_lockstep_tests::compare::{
     Lockstep, Tally, cases, sweep, sweep_loops, sweep_prefixes, sweep_streams,
 };
-use rhea_lockstep_tests::generate::Group;
 use rhea_lockstep_tests::state::Mode;
 
 const TIERS: [Tier; 2] = [Tier::Interpreter, Tier::Baseline];

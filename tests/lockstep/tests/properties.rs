@@ -1,7 +1,8 @@
 //! The fuzz targets fed from a seed: what they check is in `rhea_lockstep_tests::properties`.
 
+use rhea_lockstep_tests::catalogue::Group;
 use rhea_lockstep_tests::compare::cases;
-use rhea_lockstep_tests::generate::{self, Group};
+use rhea_lockstep_tests::encode::instruction;
 use rhea_lockstep_tests::properties::{X86, ir_text, options_text};
 use rhea_lockstep_tests::random::Random;
 use rhea_lockstep_tests::state::Mode;
@@ -39,7 +40,7 @@ fn damaged_instructions_translate() {
         let mode = random.pick(&[Mode::Long, Mode::Compat]);
         for _ in 0..1 + random.below(8) {
             let group = random.pick(&Group::ALL);
-            let mut code = generate::instruction(&mut random, group, mode);
+            let mut code = instruction(&mut random, group, mode);
             if random.one_in(3) {
                 let at = random.below(code.len() as u64) as usize;
                 code[at] ^= 1 << random.below(8);
@@ -63,7 +64,7 @@ fn damaged_ir_text_is_parsed_or_refused() {
     let mut builder = rhea_ir::Builder::new();
     for _ in 0..cases(4_000) {
         let group = random.pick(&Group::ALL);
-        let code = generate::instruction(&mut random, group, Mode::Long);
+        let code = instruction(&mut random, group, Mode::Long);
         builder.start(0x1000);
         rhea_x86_translate::unit::translate(&set, &mut builder, &code, 0x1000, word, 4).expect("whole");
         let mut text = rhea_ir::text::print(&builder.unit, &helpers).into_bytes();

@@ -2,7 +2,7 @@
 
 use crate::asm::{Alu, Cc, Gpr, Mem, Shift, reg};
 use crate::cold::{Cold, PcSource};
-use crate::emitter::{BASE, Emitter, NO_REG, Unsupported};
+use crate::emitter::{Emitter, NO_REG, Unsupported};
 use crate::layout::jump_cache_index;
 use rhea_ir::{Exit, Inst, Op, Target};
 
@@ -189,10 +189,10 @@ impl Emitter<'_> {
         self.asm.shift_imm(32, Shift::Shl, index, 4);
         let mem = self.frame(lookup_key);
         self.asm.alu(64, Alu::Xor, key, mem);
-        self.asm.alu(64, Alu::Cmp, key, Mem::indexed(BASE, index, 0, cache));
+        self.asm.alu(64, Alu::Cmp, key, self.layout.indexed(index, cache));
         let jump = self.asm.jcc(Cc::Ne);
         self.cold.push(Cold::Lookup { jump, pc: PcSource::Register(target) });
-        self.asm.jmp_rm(Mem::indexed(BASE, index, 0, cache + 8));
+        self.asm.jmp_rm(self.layout.indexed(index, cache + 8));
     }
 
     fn push_return(&mut self, return_pc: u64, target: u8) {
@@ -207,9 +207,9 @@ impl Emitter<'_> {
         self.asm.mov_imm(value, return_pc);
         let key = self.frame(lookup_key);
         self.asm.alu(64, Alu::Xor, value, key);
-        self.asm.store(64, Mem::indexed(BASE, top, 0, ras), value);
+        self.asm.store(64, self.layout.indexed(top, ras), value);
         let lea = self.asm.lea_rip(value);
-        self.asm.store(64, Mem::indexed(BASE, top, 0, ras + 8), value);
+        self.asm.store(64, self.layout.indexed(top, ras + 8), value);
         self.cold.push(Cold::Landing { lea, return_pc });
     }
 
@@ -229,9 +229,9 @@ impl Emitter<'_> {
         self.asm.lea(32, next, Mem::new(top, -16));
         self.asm.alu_imm(32, Alu::And, next, bytes as i32 - 1);
         self.asm.store(32, top_mem, next);
-        self.asm.alu(64, Alu::Cmp, key, Mem::indexed(BASE, top, 0, ras));
+        self.asm.alu(64, Alu::Cmp, key, self.layout.indexed(top, ras));
         let jump = self.asm.jcc(Cc::Ne);
         self.cold.push(Cold::Dynamic { jump, target });
-        self.asm.jmp_rm(Mem::indexed(BASE, top, 0, ras + 8));
+        self.asm.jmp_rm(self.layout.indexed(top, ras + 8));
     }
 }

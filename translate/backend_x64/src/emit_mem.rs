@@ -2,7 +2,7 @@
 
 use crate::asm::{Alu, Cc, Gpr, Mem, Shift, reg};
 use crate::cold::{Cold, MemoryOperand, MemoryStub};
-use crate::emitter::{BASE, Emitter, FUSED, NO_PIN, NO_REG, PINNED, Unsupported, XMM0};
+use crate::emitter::{Emitter, FUSED, NO_PIN, NO_REG, PINNED, Unsupported, XMM0};
 use crate::layout::MemoryModel;
 use crate::layout::descriptor::{self, Kind};
 use rhea_ir::{Inst, MemFlags, Op, Rmw, Type, Val};
@@ -75,9 +75,9 @@ impl Emitter<'_> {
             self.asm.lea(64, t.1, Mem::new(addr, size - 1));
         }
         self.asm.alu_imm(64, Alu::And, t.1, if aligned { -4096 | (size - 1) } else { -4096 });
-        self.asm.alu(64, Alu::Cmp, t.1, Mem::indexed(BASE, t.0, 0, table));
+        self.asm.alu(64, Alu::Cmp, t.1, self.layout.indexed(t.0, table));
         let miss = self.asm.jcc(Cc::Ne);
-        self.asm.mov(64, t.0, Mem::indexed(BASE, t.0, 0, table + 8));
+        self.asm.mov(64, t.0, self.layout.indexed(t.0, table + 8));
         miss
     }
 

@@ -342,11 +342,11 @@ impl<'a> Emitter<'a> {
     }
 
     pub fn slot(&self, offset: u32) -> Mem {
-        Mem::new(BASE, offset as i32)
+        self.layout.at(offset as i32)
     }
 
     pub fn frame(&self, disp: i32) -> Mem {
-        Mem::new(BASE, disp)
+        self.layout.at(disp)
     }
 
     pub fn pin_of_slot(&self, offset: u32, ty: Type) -> Option<usize> {

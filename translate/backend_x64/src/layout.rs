@@ -1,8 +1,11 @@
 //! What translated code and the engine agree on: where fields are, which thunks there are, what exits report.
 //!
-//! Translated code runs with RBP at the first byte of the guest state. Guest slots are at `[rbp + offset]`; the
-//! engine's per-vCPU frame lies below it, and every `i32` field of [`Frame`] is a (negative) displacement from RBP.
+//! Guest slots lie at their offsets in the guest state; the engine's per-vCPU frame lies below it, and every `i32`
+//! field of [`Frame`] is a (negative) displacement from the guest state's first byte. Translated code runs with RBP
+//! [`Layout::bias`] bytes into the guest state, which brings more of both within a signed byte of RBP.
 
+use crate::asm::{Gpr, Mem};
+use crate::emitter::BASE;
 use rhea_ir::{HelperInfo, Slot};
 
 /// Most guest slots that can be pinned to host registers.
@@ -60,8 +63,8 @@ pub enum MemoryModel {
     ///
     /// An entry is 16 bytes: `tag` (u64, the guest page address, or a value with any of bits 5 to 11 set, which never
     /// matches: probes that check alignment compare the low bits too) and `addend` (u64, host address minus guest address, modulo 2^64). Tables have `2^bits` entries, indexed by
-    /// guest address bits from 12 up; those of MMU index `i` are at `[rbp + read + i*stride]` (loads) and
-    /// `[rbp + write + i*stride]` (stores, atomics, loads marked for write).
+    /// guest address bits from 12 up; those of MMU index `i` are at `read + i*stride` (loads) and
+    /// `write + i*stride` (stores, atomics, loads marked for write).
     SoftTlb {
         /// Displacement of the read table of MMU index 0.
         read: i32,
@@ -74,7 +77,7 @@ pub enum MemoryModel {
     },
 }
 
-/// Displacements from RBP of the engine's per-vCPU fields.
+/// Displacements from the guest state's first byte of the engine's per-vCPU fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// u64: guest address of the access handed to the memory thunk.
@@ -133,6 +136,8 @@ pub struct Layout {
     pub hot: Vec<u32>,
     /// The engine's fields.
     pub frame: Frame,
+    /// Distance in bytes of RBP from the guest state's first byte, in translated code.
+    pub bias: u32,
     /// The thunks.
     pub thunks: ThunkAddresses,
     /// Address of `extern "sysv64" fn(context: u64, return_address: u64) -> u32`, which does the access described by the `mem_*` fields
@@ -144,6 +149,18 @@ pub struct Layout {
     pub spill_bytes: u32,
     /// Every exit returns to the dispatcher: no chaining, no jump cache, no return stack.
     pub no_chain: bool,
+}
+
+impl Layout {
+    /// The memory operand `disp` bytes from the guest state's first byte (slots and frame fields alike).
+    pub(crate) fn at(&self, disp: i32) -> Mem {
+        Mem::new(BASE, disp - self.bias as i32)
+    }
+
+    /// [`Layout::at`] with an index register added.
+    pub(crate) fn indexed(&self, index: Gpr, disp: i32) -> Mem {
+        Mem::indexed(BASE, index, 0, disp - self.bias as i32)
+    }
 }
 
 /// Why translated code returned to the dispatcher; in the low byte of what [`ThunkAddresses::enter`] returns.

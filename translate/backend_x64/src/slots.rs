@@ -356,7 +356,7 @@ impl Emitter<'_> {
             Some(c) => self.slot(offset.wrapping_add(c as u32)),
             None => {
                 let index = self.use_gpr(i.a);
-                Mem::indexed(crate::emitter::BASE, index, 0, offset as i32)
+                self.layout.indexed(index, offset as i32)
             }
         }
     }

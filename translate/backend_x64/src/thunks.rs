@@ -56,7 +56,7 @@ fn frame_size(layout: &Layout) -> i32 {
 }
 
 fn pinned(layout: &Layout) -> impl Iterator<Item = (Gpr, Mem)> {
-    PINNED.iter().zip(&layout.hot).map(|(&r, &slot)| (Gpr(r), Mem::new(BASE, slot as i32)))
+    PINNED.iter().zip(&layout.hot).map(|(&r, &slot)| (Gpr(r), layout.at(slot as i32)))
 }
 
 fn emit_enter(a: &mut Asm, layout: &Layout) {
@@ -64,7 +64,7 @@ fn emit_enter(a: &mut Asm, layout: &Layout) {
         a.push(r);
     }
     a.lea(64, reg::RSP, Mem::new(reg::RSP, -frame_size(layout)));
-    a.mov(64, BASE, reg::RSI);
+    a.lea(64, BASE, Mem::new(reg::RSI, layout.bias as i32));
     for (r, mem) in pinned(layout) {
         a.mov(64, r, mem);
     }
@@ -106,7 +106,7 @@ fn emit_memory(a: &mut Asm, layout: &Layout) {
     if wide {
         a.code.extend_from_slice(&VZEROUPPER);
     }
-    a.mov(64, reg::RDI, Mem::new(BASE, layout.frame.context));
+    a.mov(64, reg::RDI, layout.at(layout.frame.context));
     // The return address tells the engine which unit this is.
     a.mov(64, reg::RSI, Mem::new(reg::RSP, 16 * size + 8 * CALLER_SAVED.len() as i32));
     a.mov_imm(reg::RAX, layout.memory_function);

@@ -826,6 +826,7 @@ fn layout(guest: &'static dyn Guest, config: &EngineConfig) -> Layout {
             ras_bytes: (frame::RETURN_STACK_ENTRIES * 16) as u32,
             icount: config.icount.is_some().then(|| at(offset_of!(Frame, icount))),
         },
+        bias: frame::BIAS,
         thunks: ThunkAddresses::default(),
         memory_function: crate::dispatch::memory_function as *const () as usize as u64,
         longest_insn: g.longest_insn,

@@ -415,7 +415,7 @@ impl VcpuContext {
         let frame = self.env.frame_mut();
         // SAFETY: the frame is this vCPU's; translated code waits in the memory thunk.
         let (addr, desc, value, value2) =
-            unsafe { ((*frame).mem_addr, (*frame).mem_desc as u32, (*frame).mem_value, (*frame).mem_value2) };
+            unsafe { ((*frame).mem_addr, (*frame).mem_desc, (*frame).mem_value, (*frame).mem_value2) };
         let Some((flags, ty, kind, rmw)) = descriptor::decode(desc) else {
             unreachable!("descriptor {desc:#x} was not made by the back end")
         };

@@ -1,8 +1,8 @@
 //! The vCPU frame: the memory block that translated code works on.
 //!
 //! One host mapping per vCPU: engine fields ([`Frame`]) first, the guest's register state right behind. Translated
-//! code addresses both from the start of the guest state, engine fields at negative displacements. The hottest fields
-//! stand last in `Frame`, within a signed byte of the guest state.
+//! code addresses both from [`BIAS`] bytes into the guest state. The hottest fields stand last in `Frame`, so that
+//! their displacements from there fit a signed byte, as do those of the guest's first slots.
 //!
 //! Only the vCPU's own thread writes a frame, with three exceptions, which are atomics: `poll` (any thread may ask the
 //! vCPU to leave translated code), TLB tags of write tables and jump-cache keys (another thread may invalidate an
@@ -66,33 +66,45 @@ pub struct Frame {
     /// Shadow return stack, a ring.
     pub return_stack: [JumpEntry; RETURN_STACK_ENTRIES],
     /// Keeps the hot fields at the end of the structure's last page.
-    pub padding: [u64; 492],
-    /// Value of a slow-path memory access, in and out.
-    pub mem_value: [u64; 4],
+    pub padding: [u64; PADDING],
     /// Second value of a slow-path compare-and-swap (the new value).
     pub mem_value2: u64,
-    /// Address of a slow-path memory access.
-    pub mem_addr: u64,
-    /// Descriptor of a slow-path memory access (see `rhea_backend_x64::layout`).
-    pub mem_desc: u64,
     /// The `VcpuContext`, as helpers' first argument.
     pub context: u64,
+    /// Value of a slow-path memory access, in and out.
+    pub mem_value: [u64; 4],
+    /// Address of a slow-path memory access.
+    pub mem_addr: u64,
     /// Remaining instructions in counting mode.
     pub icount: i64,
     /// Xored with a PC gives the key under which the jump cache and return stack know it. Changes with the mode word
     /// and with every TLB flush.
     pub lookup_key: u64,
+    /// Descriptor of a slow-path memory access (see `rhea_backend_x64::layout`).
+    pub mem_desc: u32,
     /// Byte offset of the return stack's newest entry.
     pub return_top: u32,
     /// Reason for leaving the unit plus one; zero for none.
     pub leave_reason: u32,
     /// Nonzero asks translated code to leave at the next back edge or indirect jump.
     pub poll: AtomicU32,
-    /// Unused.
-    pub reserved: [u32; 5],
 }
 
-const _: () = assert!(size_of::<Frame>().is_multiple_of(4096));
+/// Words before the hot fields: the return stack starts a page, the hot fields end one.
+const PADDING: usize = (4096 - RETURN_STACK_ENTRIES * size_of::<JumpEntry>() - HOT_BYTES) / 8;
+/// Bytes of the fields behind the padding.
+const HOT_BYTES: usize = 88;
+
+/// What RBP lies above the guest state's first byte in translated code: as far as leaves the fields from `context` on
+/// within a signed byte.
+pub const BIAS: u32 = 48;
+
+const _: () = {
+    assert!(size_of::<Frame>().is_multiple_of(4096));
+    // The alignment adds nothing behind the last field.
+    assert!(offset_of!(Frame, poll) + size_of::<AtomicU32>() == size_of::<Frame>());
+    assert!(Frame::displacement(offset_of!(Frame, context)) - BIAS as i32 >= i8::MIN as i32);
+};
 
 impl Frame {
     /// Displacement of the field at `offset` of `Frame` from the guest state's first byte.

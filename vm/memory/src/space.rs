@@ -7,7 +7,7 @@ use crate::view::{FlatView, Target};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Is told of writes to RAM that holds translated code, when they do not come from translated code itself.
 pub trait WriteObserver: Send + Sync {
@@ -166,6 +166,9 @@ impl AddressSpace {
     }
 
     fn report(&self, block: &RamBlock, offset: u64, len: u64) {
+        // A translator sets the flag and then reads the bytes; we wrote the bytes and now read the flag. With a fence
+        // on each side, one of the two sees the other.
+        fence(Ordering::SeqCst);
         if block.any_page_flag(offset, len, PAGE_HAS_CODE)
             && let Some(observer) = &*self.root.topology().observer.load()
         {

@@ -123,8 +123,11 @@ impl X86Guest {
         let len = cx.fetch_bytes(pc, fetch_index(word), &mut code).unwrap_or(0);
         let insn = Decoder::with_ip(64, &code[..len], pc, DecoderOptions::NONE).decode();
         let explicit = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
-        let by_stack =
-            if explicit { insn.memory_segment() == Register::SS } else { insn.is_stack_instruction() };
+        // In 64-bit mode only FS and GS override the segment; the base register chooses between the others.
+        let overridden = matches!(insn.segment_prefix(), Register::FS | Register::GS);
+        let stack_base =
+            matches!(insn.memory_base(), Register::RSP | Register::RBP | Register::ESP | Register::EBP);
+        let by_stack = if explicit { stack_base && !overridden } else { insn.is_stack_instruction() };
         if by_stack { Exception::ss(0) } else { Exception::gp(0) }
     }
 }

@@ -270,6 +270,7 @@ pub fn layout(features: Features, hot: usize) -> Layout {
             ras_bytes: 256,
             icount: None,
         },
+        bias: 48,
         thunks: ThunkAddresses::default(),
         memory_function: memory_function as *const () as u64,
         longest_insn: 15,

@@ -6,8 +6,11 @@ use rhea_engine::request;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// After this time something was lost: a loaded host is slow, but not that slow.
+const LOST: Duration = Duration::from_secs(120);
+
 #[test]
-fn a_tight_loop_is_left_soon_after_a_kick() {
+fn a_tight_loop_is_left_after_a_kick() {
     for tier in TIERS {
         let m = Machine::new(config(tier));
         // For ever.
@@ -19,20 +22,17 @@ fn a_tight_loop_is_left_soon_after_a_kick() {
             cx.run();
             cx
         });
-        let mut worst = Duration::ZERO;
         for n in 1..=200 {
             let start = Instant::now();
             irq.store(true, Ordering::SeqCst);
             handle.kick();
             while taken.load(Ordering::SeqCst) < n {
-                assert!(start.elapsed() < Duration::from_secs(20), "the event was lost");
+                assert!(start.elapsed() < LOST, "the event was lost");
                 std::thread::yield_now();
             }
-            worst = worst.max(start.elapsed());
         }
         handle.request(request::STOP);
         assert!(thread.join().unwrap().state::<State>().r[1] > 0);
-        assert!(worst < Duration::from_secs(5), "{worst:?}");
     }
 }
 
@@ -53,7 +53,7 @@ fn no_wake_up_is_lost() {
             handle.kick();
             let start = Instant::now();
             while taken.load(Ordering::SeqCst) < n {
-                assert!(start.elapsed() < Duration::from_secs(20), "wake-up {n} was lost");
+                assert!(start.elapsed() < LOST, "wake-up {n} was lost");
                 std::hint::spin_loop();
             }
         }
@@ -110,7 +110,7 @@ fn stop_and_resume_race_with_running() {
         let start = Instant::now();
         while cx.data::<Cpu>().end.is_none() {
             cx.run();
-            assert!(start.elapsed() < Duration::from_secs(60));
+            assert!(start.elapsed() < LOST);
         }
         done.store(true, Ordering::SeqCst);
         stopper.join().unwrap();

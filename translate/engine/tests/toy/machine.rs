@@ -67,14 +67,14 @@ impl Machine {
     }
 }
 
-/// Runs a vCPU to its end. A vCPU that does not come to it within a minute fails the test.
+/// Runs a vCPU to its end. A vCPU that does not come to it within two minutes fails the test.
 pub fn run(cx: &mut VcpuContext) -> End {
     let handle = cx.handle();
     let late = Arc::new(AtomicBool::new(false));
     let (done, watch) = std::sync::mpsc::channel::<()>();
     let flag = late.clone();
     let dog = std::thread::spawn(move || {
-        if watch.recv_timeout(Duration::from_secs(60)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if watch.recv_timeout(Duration::from_secs(120)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             flag.store(true, std::sync::atomic::Ordering::SeqCst);
             handle.request(rhea_engine::request::STOP);
         }
