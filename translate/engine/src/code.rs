@@ -62,6 +62,8 @@ pub struct EngineConfig {
     pub tier: Tier,
     /// Most guest instructions in a unit.
     pub max_insns: u32,
+    /// vCPUs take turns: never do two of them execute at a time (`thread=single`).
+    pub take_turns: bool,
     /// Never chain units: each returns to the dispatcher.
     pub no_chain: bool,
     /// Run each unit in the interpreter first and compare.
@@ -80,6 +82,7 @@ impl Default for EngineConfig {
             code_bytes: 64 << 20,
             tier: Tier::Baseline,
             max_insns: 64,
+            take_turns: false,
             no_chain: false,
             lockstep: false,
             baseline_range: None,
@@ -92,6 +95,9 @@ impl Default for EngineConfig {
 /// The engine could not be made.
 #[derive(Debug, Error)]
 pub enum EngineError {
+    /// No thread to time the vCPUs' turns.
+    #[error("cannot make a thread")]
+    Thread(#[source] std::io::Error),
     /// No memory for translated code.
     #[error("cannot map {bytes} bytes for translated code")]
     Map {
@@ -279,7 +285,7 @@ impl Engine {
                 Segment { start, end: start + size, units: Vec::new(), sites: Vec::new() }
             })
             .collect();
-        Ok(Arc::new(Engine {
+        let engine = Arc::new(Engine {
             guest,
             secret: random_secret(),
             helpers: guest.helpers().iter().map(|h| h.info).collect(),
@@ -306,7 +312,15 @@ impl Engine {
             world: Mutex::new(World::default()),
             world_changed: Condvar::new(),
             config,
-        }))
+        });
+        if engine.config.take_turns {
+            let weak = Arc::downgrade(&engine);
+            std::thread::Builder::new()
+                .name("turns".into())
+                .spawn(move || Engine::time_turns(weak))
+                .map_err(EngineError::Thread)?;
+        }
+        Ok(engine)
     }
 
     /// The guest architecture.

@@ -94,7 +94,8 @@ impl VcpuContext {
             shared.withdraw(request::STOP);
             return Some(Stop::Requested);
         }
-        if shared.pending() & request::PARK != 0 {
+        if shared.pending() & (request::PARK | request::YIELD) != 0 {
+            shared.withdraw(request::YIELD);
             self.park();
         }
         if turn.is_alone() {

@@ -14,6 +14,8 @@ pub mod request {
     pub const FLUSH_TLB: u32 = 1 << 1;
     /// Park: another thread needs all vCPUs outside translated code.
     pub const PARK: u32 = 1 << 2;
+    /// Let another vCPU have its turn.
+    pub const YIELD: u32 = 1 << 3;
 }
 
 /// Shared state of one vCPU.
