@@ -293,7 +293,7 @@ impl LogItem {
         (Self::Cpu, "cpu", "show the CPU registers before each unit"),
         (Self::Exec, "exec", "show each unit as it is entered"),
         (Self::Unimp, "unimp", "log accesses to addresses and ports where nothing is"),
-        (Self::GuestErrors, "guest_errors", "log refused register writes, writes to ROM, triple faults"),
+        (Self::GuestErrors, "guest_errors", "log refused register accesses, writes to ROM, triple faults"),
         (Self::Mmu, "mmu", "log page walks, and TLB flushes that the guest asks for"),
     ];
 }

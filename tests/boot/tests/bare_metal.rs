@@ -73,9 +73,11 @@ fn counted_time_is_the_same_in_each_run() {
 
 #[test]
 #[ignore = "needs gcc and ld: run cargo xtask test"]
-fn programs_hold_instruction_by_instruction() {
-    for name in ["real_mode", "paging", "long_mode", "self_modifying"] {
-        check(name, &["-accel", "tcg,one-insn-per-tb=on"]);
+fn programs_hold_with_unusual_translator_settings() {
+    for setting in ["one-insn-per-tb=on", "tb-size=1", "lockstep=on", "thread=single"] {
+        for name in ["real_mode", "protected_mode", "paging", "long_mode", "self_modifying"] {
+            check(name, &["-accel", &format!("tcg,{setting}")]);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What to trace; bits of [`Trace::items`].
 pub mod item {
@@ -36,6 +37,38 @@ pub mod item {
 /// Disassembles host code: its address, the guest's mode word, bytes to text lines.
 pub type Disassembler = dyn Fn(u64, u64, &[u8]) -> String + Send + Sync;
 
+/// Reports on the guest's doings that are printed in a second: a guest may make as many as it likes.
+const REPORTS_A_SECOND: u32 = 1000;
+
+/// Keeps [`Trace::report`] from printing without bound.
+#[derive(Debug, Default)]
+pub struct ReportLimit(Mutex<Reports>);
+
+#[derive(Debug, Default)]
+struct Reports {
+    /// When the current second began.
+    since: Option<Instant>,
+    printed: u32,
+    left_out: u64,
+}
+
+impl ReportLimit {
+    /// Whether a report at `now` is printed, and how many were left out before it that nobody has been told of.
+    fn admit(&self, now: Instant) -> (bool, u64) {
+        let mut r = self.0.lock();
+        if r.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            r.since = Some(now);
+            r.printed = 0;
+        }
+        if r.printed >= REPORTS_A_SECOND {
+            r.left_out += 1;
+            return (false, 0);
+        }
+        r.printed += 1;
+        (true, std::mem::take(&mut r.left_out))
+    }
+}
+
 /// A trace: what, where to, and for which code.
 #[derive(Clone, Default)]
 pub struct Trace {
@@ -47,6 +80,8 @@ pub struct Trace {
     pub sink: Option<Arc<Mutex<Box<dyn Write + Send>>>>,
     /// Host disassembly for `out_asm`; bytes are printed in hexadecimal without it.
     pub host_disassembler: Option<Arc<Disassembler>>,
+    /// How many reports were printed lately.
+    pub report_limit: Arc<ReportLimit>,
 }
 
 impl fmt::Debug for Trace {
@@ -78,6 +113,17 @@ impl Trace {
         }
     }
 
+    /// Writes a line about what the guest does (`unimp`, `guest_errors`), unless there were too many in this second.
+    pub fn report(&self, text: &str) {
+        let (printed, left_out) = self.report_limit.admit(Instant::now());
+        if left_out > 0 {
+            self.print(&format!("({left_out} reports left out)\n"));
+        }
+        if printed {
+            self.print(text);
+        }
+    }
+
     /// An access to `addr` of `space`, which is a `what` ("memory", "port"): prints that nothing answers there (`unimp`),
     /// or that it writes memory that takes no writes (`guest_errors`).
     #[cold]
@@ -96,12 +142,12 @@ impl Trace {
         };
         match space.view().lookup(addr).map(|range| &range.target) {
             None if self.has(item::UNIMP) => {
-                self.print(&format!("CPU {vcpu}: unimplemented: {action}: nothing answers there\n"));
+                self.report(&format!("CPU {vcpu}: unimplemented: {action}: nothing answers there\n"));
             }
             Some(Target::Ram { writable: false, on_write: None, .. })
                 if written.is_some() && self.has(item::GUEST_ERRORS) =>
             {
-                self.print(&format!("CPU {vcpu}: guest error: {action}, which is read-only\n"));
+                self.report(&format!("CPU {vcpu}: guest error: {action}, which is read-only\n"));
             }
             _ => {}
         }
@@ -132,5 +178,19 @@ impl Trace {
             };
             self.print(&format!("OUT: {vaddr:#x} [{} bytes]\n{text}\n", code.len()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_bounded_in_each_second_and_the_rest_is_counted() {
+        let (limit, start) = (ReportLimit::default(), Instant::now());
+        let admitted = (0..5000).filter(|_| limit.admit(start).0).count();
+        assert_eq!(admitted, REPORTS_A_SECOND as usize);
+        assert_eq!(limit.admit(start + Duration::from_secs(1)), (true, 4000));
+        assert_eq!(limit.admit(start + Duration::from_secs(1)), (true, 0));
     }
 }

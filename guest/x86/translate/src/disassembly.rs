@@ -23,8 +23,10 @@ pub fn code_bits(word: u64) -> u32 {
 pub fn disassemble(bits: u32, pc: u64, code: &[u8]) -> String {
     let mut decoder = Decoder::with_ip(bits, code, pc, DecoderOptions::NONE);
     let mut formatter = GasFormatter::new();
-    formatter.options_mut().set_space_after_operand_separator(true);
-    formatter.options_mut().set_branch_leading_zeros(false);
+    let options = formatter.options_mut();
+    options.set_space_after_operand_separator(true);
+    options.set_branch_leading_zeros(false);
+    options.set_uppercase_hex(false);
     let (mut out, mut text) = (String::new(), String::new());
     while decoder.can_decode() {
         let start = decoder.position();

@@ -56,7 +56,7 @@ fn print_delivery(env: &Env, trace: &Trace, st: &X86State, d: &Delivery) {
 /// A triple fault: the processor shuts down.
 pub(crate) fn triple_fault(env: &Env) {
     if let Some(trace) = active(env, item::INT | item::GUEST_ERRORS) {
-        print(env, trace, format_args!("triple fault"));
+        trace.report(&format!("CPU {}: triple fault\n", env.index()));
     }
 }
 
@@ -120,11 +120,8 @@ pub(crate) fn flush(env: &Env, scope: &TlbScope) {
 #[cold]
 pub(crate) fn refused(env: &Env, st: &X86State, e: &Exception, what: fmt::Arguments<'_>) {
     if let Some(trace) = active(env, item::GUEST_ERRORS) {
-        let code = e.error_code.unwrap_or(0);
-        print(
-            env,
-            trace,
-            format_args!("guest error: {what} at {:#x}: v={:02x} e={code:04x}", st.rip, e.vector),
-        );
+        let (cpu, vector, code) = (env.index(), e.vector, e.error_code.unwrap_or(0));
+        let at = st.rip;
+        trace.report(&format!("CPU {cpu}: guest error: {what} at {at:#x}: v={vector:02x} e={code:04x}\n"));
     }
 }

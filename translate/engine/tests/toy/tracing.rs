@@ -23,7 +23,7 @@ impl Write for Sink {
 fn traced(tier: rhea_engine::Tier, items: u32, ranges: Vec<std::ops::RangeInclusive<u64>>) -> String {
     let sink = Sink::default();
     let out: Box<dyn Write + Send> = Box::new(sink.clone());
-    let trace = Trace { items, ranges, sink: Some(Arc::new(Mutex::new(out))), host_disassembler: None };
+    let trace = Trace { items, ranges, sink: Some(Arc::new(Mutex::new(out))), ..Trace::default() };
     let m = Machine::new(EngineConfig { trace, ..config(tier) });
     m.load(0x1000, &Asm::new().li(1, 0x1234).j(0x1000 - 8));
     m.load(0x2000, &Asm::new().exit());
