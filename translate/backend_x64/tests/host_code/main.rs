@@ -219,6 +219,7 @@ fn cpu_seconds() -> f64 {
 #[ignore = "a measurement"]
 fn cost_of_compiling() {
     let mut world = World::new(Features::detect(), 8);
+    let base = world.code_base();
     for (name, step) in [("mixed", mixed as fn(&mut Gen<'_>)), ("vectors", vectors), ("floats", floats)] {
         let units: Vec<Unit> = (1..2000u64)
             .map(|seed| {
@@ -236,14 +237,14 @@ fn cost_of_compiling() {
         let (mut best, mut bytes) = (f64::MAX, 0);
         for _ in 0..5 {
             let start = cpu_seconds();
-            bytes = units.iter().map(|u| world.compiler.compile(u, 0x1000, 0).unwrap().code.len()).sum();
+            bytes = units.iter().map(|u| world.compiler.compile(u, base, 0).unwrap().code.len()).sum();
             best = best.min(cpu_seconds() - start);
         }
         // The same few units over and over: what it costs when the host's branch predictors know the way.
         let few = &units[..5];
         let start = cpu_seconds();
         for u in few.iter().cycle().take(100000) {
-            world.compiler.compile(u, 0x1000, 0).unwrap();
+            world.compiler.compile(u, base, 0).unwrap();
         }
         let again = (cpu_seconds() - start) * 5e4 / few.iter().map(|u| u.insts.len()).sum::<usize>() as f64;
         println!(
