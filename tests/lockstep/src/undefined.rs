@@ -164,9 +164,9 @@ pub fn stores_status(insn: &Instruction) -> bool {
     matches!(insn.mnemonic(), Mnemonic::Fnstsw | Mnemonic::Fstsw)
 }
 
-/// Whether a page in the kernel's half of the address space is present is the host kernel's affair.
-fn mask_kernel_half(left: &Ended, right: &mut Ended) {
-    if left.trap.vector == 14 && left.trap.address >> 47 != 0 && right.trap.vector == 14 {
+/// Which pages above 4 GiB are present, perhaps for the kernel only, is the host's affair.
+fn mask_present_above(left: &Ended, right: &mut Ended) {
+    if left.trap.vector == 14 && left.trap.address >> 32 != 0 && right.trap.vector == 14 {
         right.trap.error_code = right.trap.error_code & !1 | left.trap.error_code & 1;
     }
 }
@@ -189,6 +189,8 @@ pub fn depends_on_maker(insn: &Instruction, start: &State, left: &Ended) -> bool
         | M::Sha256rnds2 => insn.memory_size() != iced_x86::MemorySize::Unknown,
         // Whether bytes that are masked out can fault, and whether MMX state is entered before the fault.
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => matches!(left.trap.vector, 12..=14 | 17),
+        // With REX.B, F3 90 is an exchange with R8 on some.
+        M::Pause => left.state.gpr != start.gpr,
         // MXCSR.MM (misaligned SSE mode), bit 17.
         M::Ldmxcsr | M::Vldmxcsr => left.state.mxcsr & 1 << 17 != 0,
         // The 16-bit form reads 16 or 32 bits.
@@ -212,15 +214,14 @@ pub fn wraps(case: &Case, left: &Ended, right: &Ended) -> bool {
 /// Makes the parts of `right` that the manual leaves undefined after `insn` (started from `start`) those of `left`.
 pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) {
     use Mnemonic as M;
-    mask_kernel_half(left, right);
+    mask_present_above(left, right);
     mask_image(insn, start, left, right);
     if matches!(insn.mnemonic(), Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq)
-        && left.trap.vector == 14
+        && matches!(left.trap.vector, 12..=14 | 17)
+        && matches!(right.trap.vector, 12..=14 | 17)
     {
         // Which of the two operands is read first is the processor's choice.
-        if matches!(right.trap.vector, 14 | 17) {
-            right.trap = left.trap;
-        }
+        right.trap = left.trap;
     }
     let ended_after = left.trap.vector == 6 || left.state.rip != start.rip;
     if !ended_after {
@@ -260,7 +261,7 @@ pub fn mask(insn: &Instruction, start: &State, left: &Ended, right: &mut Ended) 
 
 /// As [`mask`] for a case of several instructions.
 pub fn mask_stream(case: &Case, left: &Ended, right: &mut Ended) {
-    mask_kernel_half(left, right);
+    mask_present_above(left, right);
     if let [_, insn] = &case.instructions[..] {
         // FWAIT and the instruction it belongs to.
         mask_image(insn, &case.state, left, right);

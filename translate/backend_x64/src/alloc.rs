@@ -349,6 +349,9 @@ impl Emitter<'_> {
         if hint != NO_PIN {
             let reg = PINNED[usize::from(hint)];
             let occupant = self.pin_val[usize::from(hint)];
+            if occupant != NONE {
+                self.drop_unneeded(occupant);
+            }
             let free = occupant == NONE
                 || self.v[occupant as usize].refs == 0
                 || self.v[occupant as usize].reg != reg;

@@ -12,7 +12,9 @@
 //!    has pending puts is freed by storing them: the store is the spill.
 //! 4. Before slot memory is written, roots whose home it is lose that home; those with no other place are copied to a
 //!    spill first.
-//! 5. Registers named by the operation at hand are locked, and neither chosen nor evicted until its end.
+//! 5. A pending put past its last possible observer, which a later put of the unit overwrites in full, is dropped when
+//!    it would have to be stored.
+//! 6. Registers named by the operation at hand are locked, and neither chosen nor evicted until its end.
 
 use crate::asm::{Asm, Cc, Gpr, Mem, Xmm};
 use crate::cold::{Cold, SnapEntry, Snapshot};
@@ -89,6 +91,8 @@ pub(crate) struct Dirty {
     pub offset: u32,
     pub ty: Type,
     pub root: u32,
+    /// Last operation that may observe it: past that, it need not be stored. NONE for never.
+    pub needed_until: u32,
 }
 
 /// What the host flags are known to reflect.

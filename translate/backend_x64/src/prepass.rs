@@ -14,15 +14,59 @@ use rhea_ir::{Exit, Inst, Op, SlotAccess, Target, Type, Val};
 /// Granularity of the dead-store table: slots start at multiples of 4.
 const GRAIN: u32 = 4;
 
+/// The next store to a granule, and who looks at the granule before it.
+#[derive(Clone, Copy, Default)]
+struct Later {
+    /// The unit this is about, by [`Overwritten::unit`].
+    unit: u32,
+    /// Bytes stored from the granule's start.
+    bytes: u32,
+    /// How many of [`Overwritten::observers`] come after the store.
+    after: u32,
+    /// Last operation before the store that reads just some slots, this one among them; or NONE.
+    reader: u32,
+}
+
 /// What will be overwritten before it can be observed, per 4-byte granule, walking backward.
 #[derive(Default)]
 pub(crate) struct Overwritten {
     /// `epoch << 4 | bytes` covered from the granule's start.
     granules: Vec<u32>,
     epoch: u32,
+    /// By granule, as long as `granules`.
+    later: Vec<Later>,
+    unit: u32,
+    /// Operations that may observe every slot, last first.
+    observers: Vec<u32>,
+    /// For each put that is kept: the last operation that may observe it, NONE if it may outlive the unit. Stale for
+    /// other operations.
+    needed_until: Vec<u32>,
 }
 
 impl Overwritten {
+    /// Starts on a unit of `len` operations.
+    fn begin(&mut self, len: usize) {
+        self.forget_all();
+        self.unit = self.unit.wrapping_add(1);
+        if self.unit == 0 {
+            self.later.fill(Later::default());
+            self.unit = 1;
+        }
+        self.observers.clear();
+        self.needed_until.resize(len.max(self.needed_until.len()), NONE);
+    }
+
+    /// The last operation that may observe what the put at `at` stores; NONE if that may outlive the unit.
+    pub fn needed_until(&self, at: usize) -> u32 {
+        self.needed_until[at]
+    }
+
+    /// Operation `at` may observe every slot.
+    fn observe_all(&mut self, at: usize) {
+        self.forget_all();
+        self.observers.push(at as u32);
+    }
+
     fn forget_all(&mut self) {
         self.epoch += 1;
         if self.epoch >= 1 << 27 {
@@ -31,16 +75,23 @@ impl Overwritten {
         }
     }
 
-    fn forget(&mut self, offset: u32, len: u32) {
+    /// Operation `at` reads the range.
+    fn observe(&mut self, at: usize, offset: u32, len: u32) {
         let first = (offset / GRAIN) as usize;
         let last = ((offset + len).div_ceil(GRAIN) as usize).min(self.granules.len());
         if first < last {
             self.granules[first..last].fill(0);
+            for later in &mut self.later[first..last] {
+                if later.reader == NONE {
+                    later.reader = at as u32;
+                }
+            }
         }
     }
 
-    /// Records a store; true if it is dead.
-    fn store(&mut self, offset: u32, len: u32) -> bool {
+    /// Records the store that operation `at` makes; true if it is dead.
+    fn store(&mut self, at: usize, offset: u32, len: u32) -> bool {
+        self.needed_until[at] = NONE;
         let first = (offset / GRAIN) as usize;
         let count = len.div_ceil(GRAIN) as usize;
         if !offset.is_multiple_of(GRAIN) {
@@ -48,6 +99,7 @@ impl Overwritten {
         }
         if self.granules.len() < first + count {
             self.granules.resize(first + count, 0);
+            self.later.resize(first + count, Later::default());
         }
         let need = len.min(GRAIN);
         let mut dead = true;
@@ -57,7 +109,28 @@ impl Overwritten {
                 *g = self.epoch << 4 | need;
             }
         }
+        if !dead {
+            self.note_later(at, first, count, need);
+        }
         dead
+    }
+
+    /// Notes until when the store by `at` is needed, and that it is now the next one to its granules.
+    fn note_later(&mut self, at: usize, first: usize, count: usize, need: u32) {
+        let mut until = 0;
+        let after = self.observers.len() as u32;
+        for later in &mut self.later[first..first + count] {
+            if later.unit == self.unit && later.bytes >= need {
+                // The lists run backward: the first entry is the last operation.
+                let observer = self.observers.get(later.after as usize).copied().unwrap_or(0);
+                let reader = if later.reader == NONE { 0 } else { later.reader };
+                until = until.max(observer).max(reader);
+            } else {
+                until = NONE;
+            }
+            *later = Later { unit: self.unit, bytes: need, after, reader: NONE };
+        }
+        self.needed_until[at] = until;
     }
 }
 
@@ -154,7 +227,7 @@ impl Emitter<'_> {
         // Bumped by everything that a deferred floating-point comparison must not cross. Its consumer notes the
         // count in the comparison's `dirty` field, unused until emission.
         let mut barrier = 0u32;
-        over.forget_all();
+        over.begin(self.unit.insts.len());
         for at in (0..self.unit.insts.len()).rev() {
             let i = self.unit.insts[at];
             let value = self.v[at];
@@ -165,7 +238,7 @@ impl Emitter<'_> {
             if value.refs == 0 && (!i.op.has_effect() || pure_call) {
                 continue;
             }
-            if i.op == Op::PutSlot && over.store(i.imm as u32, i.ty.bytes()) {
+            if i.op == Op::PutSlot && over.store(at, i.imm as u32, i.ty.bytes()) {
                 continue;
             }
             let mut state = LIVE;
@@ -181,7 +254,7 @@ impl Emitter<'_> {
                 self.v[at].hint = NO_PIN;
             }
             self.count_operands(&i);
-            self.note_effects(&i, &mut over, &mut next_put, &mut barrier);
+            self.note_effects(at, &mut over, &mut next_put, &mut barrier);
             match i.op {
                 Op::ExitIf | Op::Select => {
                     let c = self.v[i.a.index()].root;
@@ -229,15 +302,16 @@ impl Emitter<'_> {
 
     fn note_effects(
         &mut self,
-        i: &Inst,
+        at: usize,
         over: &mut Overwritten,
         next_put: &mut [u32; crate::MAX_HOT],
         barrier: &mut u32,
     ) {
+        let i = self.unit.insts[at];
         let offset = i.imm as u32;
         match i.op {
             Op::GetSlot => {
-                over.forget(offset, i.ty.bytes());
+                over.observe(at, offset, i.ty.bytes());
                 self.forget_put(next_put, offset, i.ty.bytes());
             }
             Op::PutSlot => {
@@ -250,23 +324,23 @@ impl Emitter<'_> {
             }
             Op::GetIndexed | Op::PutIndexed => {
                 if i.op == Op::GetIndexed {
-                    over.forget(offset, (i.imm >> 32) as u32);
+                    over.observe(at, offset, (i.imm >> 32) as u32);
                 }
                 next_put.fill(NONE);
             }
             Op::Call => {
                 let info = &self.helpers[i.imm as usize].info;
                 match info.reads {
-                    _ if info.may_exit => over.forget_all(),
-                    SlotAccess::All => over.forget_all(),
-                    SlotAccess::Ranges(r) => r.iter().for_each(|&(o, l)| over.forget(o, l)),
+                    _ if info.may_exit => over.observe_all(at),
+                    SlotAccess::All => over.observe_all(at),
+                    SlotAccess::Ranges(r) => r.iter().for_each(|&(o, l)| over.observe(at, o, l)),
                     SlotAccess::None => {}
                 }
                 next_put.fill(NONE);
                 *barrier += 1;
             }
             _ if i.op.may_exit() => {
-                over.forget_all();
+                over.observe_all(at);
                 next_put.fill(NONE);
                 *barrier += 1;
             }

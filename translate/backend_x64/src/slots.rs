@@ -89,7 +89,9 @@ impl Emitter<'_> {
         if value.refs == 0 || value.reg != PINNED[p] {
             return;
         }
-        if self.move_to_pinned_copy(root) {
+        self.drop_unneeded(root);
+        let value = self.v[root as usize];
+        if value.refs == 0 || self.move_to_pinned_copy(root) {
             return;
         }
         if value.dirty > 0
@@ -141,7 +143,8 @@ impl Emitter<'_> {
             self.root_in_reg(root);
         }
         self.v[root as usize].dirty += 1;
-        self.dirty.push(Dirty { offset, ty: i.ty, root });
+        let needed_until = self.overwritten.needed_until(self.at);
+        self.dirty.push(Dirty { offset, ty: i.ty, root, needed_until });
         self.snapshot_valid = false;
         if self.dirty.len() > MAX_DIRTY {
             self.flush_entry(0);
@@ -253,10 +256,31 @@ impl Emitter<'_> {
         }
     }
 
-    /// Stores one pending put; the slot becomes the root's home if it has none.
+    /// Drops the pending puts of `root` that nothing can observe any more.
+    pub fn drop_unneeded(&mut self, root: u32) {
+        if self.v[root as usize].dirty == 0 {
+            return;
+        }
+        for n in (0..self.dirty.len()).rev() {
+            let d = self.dirty[n];
+            if d.root == root && self.is_unneeded(&d) {
+                self.remove_dirty(n);
+                self.release(root);
+            }
+        }
+    }
+
+    fn is_unneeded(&self, d: &Dirty) -> bool {
+        d.needed_until != NONE && self.at > d.needed_until as usize
+    }
+
+    /// Stores one pending put, if it can still be observed; the slot becomes the root's home if it has none.
     fn flush_entry(&mut self, n: usize) {
         let d = self.dirty[n];
         self.remove_dirty(n);
+        if self.is_unneeded(&d) {
+            return self.release(d.root);
+        }
         self.rescue_homes(d.offset, d.ty.bytes());
         let value = self.v[d.root as usize];
         if value.reg != NO_REG {
