@@ -90,6 +90,34 @@ fn waiting_lets_time_jump_to_the_next_deadline() {
 }
 
 #[test]
+fn a_deadline_set_by_another_thread_ends_a_wait_without_one() {
+    for tier in TIERS {
+        let (m, counter, clock) = machine(tier, 0);
+        m.load(0x1000, &Asm::new().li(1, 7).insn(op::HALT, 0, 0, 0, 0).exit());
+        let mut cx = m.vcpu(0, 0);
+        counter.wake_by(cx.handle());
+        let (irq, handle) = (cx.data::<Cpu>().irq.clone(), cx.handle());
+        let timer = clock.timer("terminal", move || {
+            irq.store(true, Ordering::SeqCst);
+            handle.kick();
+        });
+        let armed = clock.clone();
+        std::thread::scope(|threads| {
+            threads.spawn(move || {
+                // Long enough for the vCPU to be asleep mostly; right in either order.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                timer.arm(armed.now() + 1_000_000);
+                while timer.deadline().is_some() {
+                    std::thread::yield_now();
+                }
+            });
+            assert_eq!(run_from(&mut cx, 0x1000)[1], 7);
+        });
+        assert!(clock.now() >= 1_000_000);
+    }
+}
+
+#[test]
 fn a_second_vcpu_is_refused() {
     let (m, _, _) = machine(Tier::Interpreter, 0);
     let mut cx = m.vcpu(0, 0x1000);
