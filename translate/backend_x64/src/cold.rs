@@ -106,7 +106,7 @@ impl Emitter<'_> {
                     self.asm.patch(jump, here);
                     let exit_id = self.first_exit_id + self.sites.len() as u32;
                     self.sites.push(PatchSite { displacement: jump as u32, stub: here as u32, pc, exit_id });
-                    self.store_pc(PcSource::Known(pc));
+                    // The engine knows the PC by the identifier.
                     self.asm.mov_imm(reg::RAX, u64::from(exit_id));
                     self.jump_to_thunk(self.layout.thunks.chain);
                 }

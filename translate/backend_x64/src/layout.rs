@@ -173,7 +173,8 @@ pub enum ReturnKind {
     Poll = 1,
     /// The PC slot's target was not in the jump cache.
     Lookup = 2,
-    /// An unpatched direct jump was taken: its exit identifier is in the bits from 8 up; the PC slot is set.
+    /// An unpatched direct jump was taken: its exit identifier is in the bits from 8 up. The PC slot is stale: whoever
+    /// entered sets it to the site's PC ([`PatchSite::pc`]).
     Chain = 3,
 }
 

@@ -341,6 +341,14 @@ impl Engine {
         &self.helpers
     }
 
+    /// Target PC of the jump `exit`, just taken by a vCPU that still counts as running.
+    pub(crate) fn site_pc(&self, exit: u32) -> u64 {
+        match self.code.lock().site(exit) {
+            Some(site) => site.pc,
+            None => unreachable!("exit {exit:#x} is of a segment that was emptied while its code ran"),
+        }
+    }
+
     pub(crate) fn enter_address(&self) -> u64 {
         self.thunks.enter
     }

@@ -380,10 +380,17 @@ impl VcpuContext {
         // outside translated code). Translated code works on the frame behind `state` and on guest RAM by TLB
         // entries, and calls back with the context pointer stored in the frame, which is `self`: no reference to
         // self or the frame is held across the call.
-        unsafe {
+        let returned = unsafe {
             let enter: extern "sysv64" fn(u64, u64) -> u64 = std::mem::transmute(enter as usize);
             enter(code, state)
+        };
+        if let (ReturnKind::Chain, exit) = ReturnKind::decode(returned) {
+            // Stubs of direct jumps leave the PC to us. The site stands: sites go only when their segment is emptied,
+            // under exclusion, which waits for this vCPU to stop running; and it has not stopped since the jump.
+            let pc = self.engine.site_pc(exit);
+            self.put_pc(pc);
         }
+        returned
     }
 
     /// Sees why translated code came back.

@@ -209,6 +209,8 @@ pub struct World {
     pub compiler: Compiler,
     thunks: ThunkAddresses,
     unit_at: usize,
+    /// Target PCs of direct jumps, by exit identifier.
+    jumps: Vec<u64>,
     /// MXCSR and x87 exception flags of the last run.
     pub float_flags: (u8, u8),
 }
@@ -303,6 +305,7 @@ impl World {
             compiler: Compiler::new(layout, targets),
             thunks: thunks.addresses,
             unit_at: 4096,
+            jumps: Vec::new(),
             float_flags: (0, 0),
         })
     }
@@ -427,10 +430,12 @@ impl World {
     /// Compiles `unit` and puts it in place.
     pub fn compile(&mut self, unit: &Unit) -> Result<Vec<u8>, Unsupported> {
         let base = self.code_base();
-        let compiled = self.compiler.compile(unit, base, 100)?;
+        let compiled = self.compiler.compile(unit, base, self.jumps.len() as u32)?;
         assert!(compiled.code.len() < (1 << 20) - 8192);
         let code = compiled.code.to_vec();
         for site in compiled.sites {
+            assert_eq!(site.exit_id as usize, self.jumps.len());
+            self.jumps.push(site.pc);
             assert!((base + u64::from(site.displacement)).is_multiple_of(4));
         }
         // SAFETY: the code fits in the mapping after `unit_at` (asserted).
@@ -443,9 +448,10 @@ impl World {
     /// Compiles `unit` and keeps it; the next one goes behind it. Returns its address and its patch sites.
     pub fn place(&mut self, unit: &Unit) -> (u64, Vec<PatchSite>) {
         let address = self.code_base();
+        let first_exit = self.jumps.len() as u32;
         let len = self.compile(unit).expect("host code").len();
         // Compile again for the sites: they borrow the compiler.
-        let sites = self.compiler.compile(unit, address, 100).expect("host code").sites.to_vec();
+        let sites = self.compiler.compile(unit, address, first_exit).expect("host code").sites.to_vec();
         self.unit_at = (self.unit_at + len).next_multiple_of(16);
         (address, sites)
     }
@@ -497,6 +503,10 @@ impl World {
         // SAFETY: as above.
         unsafe { std::arch::asm!("ldmxcsr [{0}]", in(reg) &mxcsr) };
         assert_eq!(status >> 11 & 7, 0, "the x87 stack is empty");
+        if let (ReturnKind::Chain, exit) = ReturnKind::decode(returned) {
+            let pc = self.jumps[exit as usize];
+            self.set_u64(PC_SLOT as i32, pc);
+        }
         returned
     }
 
