@@ -46,7 +46,7 @@ option_enum! {
 option_enum! {
     /// How virtual CPUs share host threads.
     pub enum Threading {
-        /// all virtual CPUs take turns on one thread
+        /// virtual CPUs take turns: never two at a time
         Single = "single",
         /// one thread for each virtual CPU
         Multi = "multi",

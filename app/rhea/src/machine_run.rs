@@ -77,9 +77,6 @@ fn refuse_what_is_missing(config: &SystemConfig) -> anyhow::Result<()> {
     if config.icount.is_some() && config.topology.cpus > 1 {
         bail!("-icount: not implemented yet for more than one CPU (-smp {})", config.topology.cpus);
     }
-    if config.accel.thread == Some(Threading::Single) && config.topology.cpus > 1 {
-        bail!("-accel tcg,thread=single: not implemented yet for more than one CPU");
-    }
     Ok(())
 }
 
@@ -217,6 +214,7 @@ fn engine_config(accel: &AccelConfig, trace: Trace) -> EngineConfig {
         engine.max_insns = 1;
     }
     engine.lockstep = accel.lockstep;
+    engine.take_turns = accel.thread == Some(Threading::Single);
     engine.trace = trace;
     engine
 }

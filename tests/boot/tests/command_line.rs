@@ -45,7 +45,6 @@ fn wrong_options_are_refused() {
     );
     refused(&[s, "-kernel", "k", "-icount", "auto"], "shift=auto is not implemented yet");
     refused(&[s, "-kernel", "k", "-icount", "3,align=on"], "align=on is not implemented yet");
-    refused(&[s, "-kernel", "k", "-accel", "tcg,thread=single", "-smp", "2"], "thread=single");
     refused(&["sytem-x86_64"], "did you mean 'system-x86_64'");
     refused(&[s], "nothing to run");
 }
