@@ -36,8 +36,8 @@ pub mod reg {
 /// A memory operand: base + (index << scale) + disp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mem {
-    /// Base register.
-    pub base: Gpr,
+    /// Base register; without one there is an index.
+    pub base: Option<Gpr>,
     /// Index register (not RSP) and log2 of its scale.
     pub index: Option<(Gpr, u8)>,
     /// Displacement.
@@ -47,12 +47,17 @@ pub struct Mem {
 impl Mem {
     /// base + disp.
     pub const fn new(base: Gpr, disp: i32) -> Self {
-        Mem { base, index: None, disp }
+        Mem { base: Some(base), index: None, disp }
     }
 
     /// base + index + disp.
     pub const fn indexed(base: Gpr, index: Gpr, scale: u8, disp: i32) -> Self {
-        Mem { base, index: Some((index, scale)), disp }
+        Mem { base: Some(base), index: Some((index, scale)), disp }
+    }
+
+    /// index + disp, the index scaled.
+    pub const fn unbased(index: Gpr, scale: u8, disp: i32) -> Self {
+        Mem { base: None, index: Some((index, scale)), disp }
     }
 }
 
@@ -225,10 +230,13 @@ impl Instruction {
     }
 
     fn modrm_mem(&mut self, reg: u8, m: Mem) {
-        let base = m.base.0 & 7;
+        // SIB base 5 with mod 00 is a 32-bit displacement without a base.
+        let base = m.base.map_or(5, |b| b.0 & 7);
         // Base RBP/R13 with mod 00 means something else, so it always takes a displacement.
-        let (mode, size) = if m.disp == 0 && base != 5 {
-            (0u8, 0)
+        let (mode, size) = if m.base.is_none() {
+            (0u8, 4)
+        } else if m.disp == 0 && base != 5 {
+            (0, 0)
         } else if i8::try_from(m.disp).is_ok() {
             (0x40, 1)
         } else {
@@ -286,7 +294,7 @@ impl Asm {
             Rm::Reg(b) => r | (b >> 3 & 1),
             Rm::Mem(m) => {
                 let x = m.index.map_or(0, |(i, _)| i.0 >> 3 & 1);
-                r | x << 1 | (m.base.0 >> 3 & 1)
+                r | x << 1 | m.base.map_or(0, |b| b.0 >> 3 & 1)
             }
         }
     }
@@ -753,6 +761,10 @@ mod tests {
         assert_eq!(bytes(|a| a.mov(64, RCX, Mem::new(RBP, -8))), [0x48, 0x8b, 0x4d, 0xf8]);
         assert_eq!(bytes(|a| a.mov(64, RCX, Mem::new(RSP, 16))), [0x48, 0x8b, 0x4c, 0x24, 0x10]);
         assert_eq!(bytes(|a| a.lea(64, RSI, Mem::indexed(R13, R12, 3, 0))), [0x4b, 0x8d, 0x74, 0xe5, 0x00]);
+        assert_eq!(
+            bytes(|a| a.lea(64, RSI, Mem::unbased(R12, 2, 16))),
+            [0x4a, 0x8d, 0x34, 0xa5, 0x10, 0x00, 0x00, 0x00]
+        );
         assert_eq!(bytes(|a| a.store(8, Mem::new(RAX, 0), RSI)), [0x40, 0x88, 0x30]);
         assert_eq!(bytes(|a| a.setcc(Cc::E, RDI)), [0x40, 0x0f, 0x94, 0xc7]);
         assert_eq!(

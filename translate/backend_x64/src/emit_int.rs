@@ -458,6 +458,19 @@ impl Emitter<'_> {
 
     pub fn lea(&mut self, i: &Inst, temporary: Option<()>) -> Gpr {
         let bits = i.ty.bits().max(32);
+        if let Some(disp) = self.constant_base(i, bits) {
+            let index_root = self.root(i.b);
+            let index = self.use_gpr(i.b);
+            self.done(i.a);
+            self.done(i.b);
+            self.locked &= !(1 << index.0);
+            let dst = match temporary {
+                Some(()) => self.alloc_gpr(),
+                None => self.dst_gpr(Some((index_root, index))),
+            };
+            self.asm.lea(bits, dst, Mem::unbased(index, i.aux & 3, disp));
+            return dst;
+        }
         let base = self.use_gpr(i.a);
         let base_root = self.root(i.a);
         let index = i.b.is_some().then(|| self.use_gpr(i.b));
@@ -502,6 +515,13 @@ impl Emitter<'_> {
             }
         }
         dst
+    }
+
+    /// For an address with an index: base plus displacement, if that is a constant that an instruction can hold.
+    fn constant_base(&self, i: &Inst, bits: u32) -> Option<i32> {
+        let index = i.b.is_some() && self.const_of(i.b).is_none();
+        let sum = self.const_of(i.a).filter(|_| index)?.wrapping_add(i.imm);
+        i32::try_from(if bits == 32 { i64::from(sum as i32) } else { sum as i64 }).ok()
     }
 
     fn emit_deposit(&mut self, i: &Inst) {

@@ -98,6 +98,9 @@ impl Translator<'_> {
             self.raise_if(bad, crate::reasons::vector::GP);
         }
         let taken = self.exit_to(Target::Static(target));
+        if self.b.as_const(cond) == Some(1) {
+            return self.b.exit(taken);
+        }
         self.b.exit_if(cond, taken);
         self.end_after();
     }

@@ -228,9 +228,12 @@ impl Translator<'_> {
                 let i = self.gpr(i);
                 if shift == 0 {
                     self.b.lea(i, Val::NONE, 0, disp)
-                } else {
+                } else if self.b.as_const(i).is_some() {
                     let s = self.b.bin_imm(Op::Shl, i, u64::from(shift));
                     self.b.lea(s, Val::NONE, 0, disp)
+                } else {
+                    let fixed = self.c64(disp);
+                    self.b.lea(fixed, i, shift, 0)
                 }
             }
             (Some(b), Some(i)) => {
