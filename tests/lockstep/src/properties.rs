@@ -1,10 +1,9 @@
 //! What must hold for any input: the bodies of the fuzz targets in `fuzz/`, and of tests that feed them from a seed.
 
-use std::mem::offset_of;
 use std::sync::OnceLock;
 
 use rhea_backend_x64::{Compiler, Features, HelperTarget, Layout, MAX_HOT, MemoryModel, ThunkAddresses};
-use rhea_engine::frame::{self, Frame};
+use rhea_engine::frame;
 use rhea_ir::{Builder, HelperInfo, Unit};
 use rhea_options::{Options, parse_integer, parse_size};
 use rhea_x86_state::mode;
@@ -18,28 +17,12 @@ const BASE: u64 = 0x10_0000;
 /// The frame layout of the engine, with thunks at made-up addresses.
 fn layout(features: Features) -> Layout {
     let (read, write, stride) = frame::tlb_displacements();
-    let at = Frame::displacement;
     Layout {
         features,
         memory: MemoryModel::SoftTlb { read, write, stride, bits: frame::TLB_BITS as u8 },
         pc: slots::RIP,
         hot: (0..MAX_HOT).map(|i| slots::gpr(i).offset).collect(),
-        frame: rhea_backend_x64::Frame {
-            mem_addr: at(offset_of!(Frame, mem_addr)),
-            mem_value: at(offset_of!(Frame, mem_value)),
-            mem_value2: at(offset_of!(Frame, mem_value2)),
-            mem_desc: at(offset_of!(Frame, mem_desc)),
-            poll: at(offset_of!(Frame, poll)),
-            leave_reason: at(offset_of!(Frame, leave_reason)),
-            lookup_key: at(offset_of!(Frame, lookup_key)),
-            context: at(offset_of!(Frame, context)),
-            jump_cache: at(offset_of!(Frame, jump_cache)),
-            jump_cache_bits: frame::JUMP_CACHE_BITS as u8,
-            ras: at(offset_of!(Frame, return_stack)),
-            ras_top: at(offset_of!(Frame, return_top)),
-            ras_bytes: (frame::RETURN_STACK_ENTRIES * 16) as u32,
-            icount: None,
-        },
+        frame: frame::backend_frame(false),
         bias: frame::BIAS,
         thunks: ThunkAddresses::default(),
         memory_function: BASE,

@@ -20,7 +20,7 @@
 
 use crate::context::VcpuContext;
 use crate::env::{PAGE, PageRef};
-use crate::frame::{self, Frame};
+use crate::frame;
 use crate::guest::{Access, Guest, Leave};
 use crate::icount::InstructionCounter;
 pub(crate) use crate::interpret::Interpreted;
@@ -37,7 +37,6 @@ use rhea_ir::{HelperInfo, Inst, Unit};
 use rhea_memory::RamBlock;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::mem::offset_of;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -826,28 +825,12 @@ impl Record {
 fn layout(guest: &'static dyn Guest, config: &EngineConfig) -> Layout {
     let g = guest.layout();
     let (read, write, stride) = frame::tlb_displacements();
-    let at = Frame::displacement;
     Layout {
         features: Features::detect(),
         memory: MemoryModel::SoftTlb { read, write, stride, bits: frame::TLB_BITS as u8 },
         pc: g.pc,
         hot: g.hot.iter().take(MAX_HOT).map(|s| s.offset).collect(),
-        frame: rhea_backend_x64::Frame {
-            mem_addr: at(offset_of!(Frame, mem_addr)),
-            mem_value: at(offset_of!(Frame, mem_value)),
-            mem_value2: at(offset_of!(Frame, mem_value2)),
-            mem_desc: at(offset_of!(Frame, mem_desc)),
-            poll: at(offset_of!(Frame, poll)),
-            leave_reason: at(offset_of!(Frame, leave_reason)),
-            lookup_key: at(offset_of!(Frame, lookup_key)),
-            context: at(offset_of!(Frame, context)),
-            jump_cache: at(offset_of!(Frame, jump_cache)),
-            jump_cache_bits: frame::JUMP_CACHE_BITS as u8,
-            ras: at(offset_of!(Frame, return_stack)),
-            ras_top: at(offset_of!(Frame, return_top)),
-            ras_bytes: (frame::RETURN_STACK_ENTRIES * 16) as u32,
-            icount: config.icount.is_some().then(|| at(offset_of!(Frame, icount))),
-        },
+        frame: frame::backend_frame(config.icount.is_some()),
         bias: frame::BIAS,
         thunks: ThunkAddresses::default(),
         memory_function: crate::dispatch::memory_function as *const () as usize as u64,

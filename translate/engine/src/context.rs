@@ -232,16 +232,27 @@ impl VcpuContext {
         self.env.after_store(page, vaddr, size as usize);
     }
 
+    /// The page or the two pages behind `len` bytes: how many bytes lie in the first, what is behind it, and what is
+    /// behind the second.
+    fn pages_of(
+        &mut self,
+        vaddr: u64,
+        len: usize,
+        access: Access,
+        index: u8,
+    ) -> Result<(usize, PageRef, Option<PageRef>), Leave> {
+        let first = (PAGE - vaddr % PAGE).min(len as u64) as usize;
+        let page = self.page_of(vaddr, first as u32, access, index)?;
+        if first == len {
+            return Ok((first, page, None));
+        }
+        let (next, left) = (vaddr.wrapping_add(first as u64), (len - first) as u32);
+        Ok((first, page, Some(self.page_of(next, left, access, index)?)))
+    }
+
     /// Loads bytes, crossing at most one page boundary.
     pub fn load_bytes(&mut self, vaddr: u64, out: &mut [u8], index: u8) -> Result<(), Leave> {
-        let first = (PAGE - vaddr % PAGE).min(out.len() as u64) as usize;
-        let page = self.page_of(vaddr, first as u32, Access::Read, index)?;
-        let rest = if first < out.len() {
-            let (next, left) = (vaddr.wrapping_add(first as u64), (out.len() - first) as u32);
-            Some(self.page_of(next, left, Access::Read, index)?)
-        } else {
-            None
-        };
+        let (first, page, rest) = self.pages_of(vaddr, out.len(), Access::Read, index)?;
         let (head, tail) = out.split_at_mut(first);
         self.load_part(&page, vaddr, head);
         if let Some(page) = rest {
@@ -272,14 +283,7 @@ impl VcpuContext {
 
     /// Stores bytes, crossing at most one page boundary; nothing is stored unless all of it can be.
     pub fn store_bytes(&mut self, vaddr: u64, bytes: &[u8], index: u8) -> Result<(), Leave> {
-        let first = (PAGE - vaddr % PAGE).min(bytes.len() as u64) as usize;
-        let page = self.page_of(vaddr, first as u32, Access::Write, index)?;
-        let rest = if first < bytes.len() {
-            let (next, left) = (vaddr.wrapping_add(first as u64), (bytes.len() - first) as u32);
-            Some(self.page_of(next, left, Access::Write, index)?)
-        } else {
-            None
-        };
+        let (first, page, rest) = self.pages_of(vaddr, bytes.len(), Access::Write, index)?;
         let (head, tail) = bytes.split_at(first);
         self.store_part(&page, vaddr, head);
         if let Some(page) = rest {
@@ -290,7 +294,8 @@ impl VcpuContext {
 
     fn store_part(&mut self, page: &PageRef, vaddr: u64, bytes: &[u8]) {
         if bytes.len() > 16 && page.is_writable_ram() && !page.has_code() {
-            return crate::host_access::host_write(page.host + (vaddr % PAGE) as usize, bytes);
+            crate::host_access::host_write(page.host + (vaddr % PAGE) as usize, bytes);
+            return self.env.after_store(page, vaddr, bytes.len());
         }
         let (mut at, mut rest) = (vaddr, bytes);
         while !rest.is_empty() {

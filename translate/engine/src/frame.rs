@@ -131,6 +131,27 @@ pub const fn tlb_displacements() -> (i32, i32, i32) {
     )
 }
 
+/// Where the back end finds the engine's fields; `counted`: instructions are counted.
+pub fn backend_frame(counted: bool) -> rhea_backend_x64::Frame {
+    let at = Frame::displacement;
+    rhea_backend_x64::Frame {
+        mem_addr: at(offset_of!(Frame, mem_addr)),
+        mem_value: at(offset_of!(Frame, mem_value)),
+        mem_value2: at(offset_of!(Frame, mem_value2)),
+        mem_desc: at(offset_of!(Frame, mem_desc)),
+        poll: at(offset_of!(Frame, poll)),
+        leave_reason: at(offset_of!(Frame, leave_reason)),
+        lookup_key: at(offset_of!(Frame, lookup_key)),
+        context: at(offset_of!(Frame, context)),
+        jump_cache: at(offset_of!(Frame, jump_cache)),
+        jump_cache_bits: JUMP_CACHE_BITS as u8,
+        ras: at(offset_of!(Frame, return_stack)),
+        ras_top: at(offset_of!(Frame, return_top)),
+        ras_bytes: (RETURN_STACK_ENTRIES * 16) as u32,
+        icount: counted.then(|| at(offset_of!(Frame, icount))),
+    }
+}
+
 /// The mapping that holds a frame and the guest state behind it.
 #[derive(Debug)]
 pub struct FrameMemory {
