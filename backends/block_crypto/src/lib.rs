@@ -1,0 +1,1 @@
+//! Encryption of disks: LUKS, and the old AES of qcow images.

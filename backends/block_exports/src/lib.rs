@@ -1,0 +1,1 @@
+//! Exports of disks: fuse and vhost-user-blk.

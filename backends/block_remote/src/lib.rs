@@ -1,0 +1,1 @@
+//! Disks on http, https and ssh servers.

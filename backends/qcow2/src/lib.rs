@@ -1,0 +1,1 @@
+//! The qcow2 image format, versions 2 and 3.

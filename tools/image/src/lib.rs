@@ -1,0 +1,1 @@
+//! `qemu-img`: what people do with disk images.

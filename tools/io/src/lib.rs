@@ -1,0 +1,1 @@
+//! `qemu-io`: requests to a disk image by hand.

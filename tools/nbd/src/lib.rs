@@ -1,0 +1,1 @@
+//! `qemu-nbd`: serve a disk image.

@@ -1,0 +1,1 @@
+//! `qemu-storage-daemon`: block nodes and exports without a machine.
