@@ -7,5 +7,6 @@ pub fn registry() -> Registry {
     #[allow(unused_mut, reason = "drivers are added below as they come")]
     let mut registry = Registry::new();
     // Protocols, formats, filters: one line for each driver.
+    registry.add(rhea_vhdx::VhdxDriver);
     registry
 }
