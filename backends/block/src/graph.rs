@@ -124,6 +124,8 @@ pub struct BlockNode {
     pub(crate) flags: Mutex<OpenFlags>,
     pub(crate) read_only: AtomicBool,
     node: Box<dyn Node>,
+    /// For answers that name the node itself.
+    pub(crate) this: Weak<BlockNode>,
     backing: Arc<BackingSlot>,
     pub(crate) parents: Mutex<Vec<Weak<Edge>>>,
     pub(crate) gate: Gate,
@@ -167,7 +169,8 @@ impl BlockNode {
             "" => format!("#block{:03}", NEXT_NAME.fetch_add(1, Relaxed)),
             _ => name,
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             name,
             driver_name,
             filename,

@@ -474,6 +474,10 @@ impl BlockNode {
             if let Some((_, at)) = &mut status.map {
                 *at += skipped;
             }
+            if status.map.is_none() && status.flags.contains(StatusFlags::OFFSET_VALID) {
+                // A node at the bottom: its bytes lie where they are asked for.
+                status.map = self.this.upgrade().map(|this| (this, offset));
+            }
             if status.flags.contains(StatusFlags::RECURSE) {
                 self.recurse(&mut status, want_zero).await?;
             }

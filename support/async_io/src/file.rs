@@ -1,0 +1,326 @@
+//! Files, asynchronously.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::{IoVector, IoView, unblock};
+
+/// How a file is opened. Always close-on-exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenOptions {
+    /// For writing as well as reading.
+    pub write: bool,
+    /// Create it (with mode 0644, less the umask) if it is not there.
+    pub create: bool,
+    /// Around the page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Do not wait for a device to become ready (`O_NONBLOCK`).
+    pub nonblocking: bool,
+}
+
+/// An open file. Clones share it.
+#[derive(Debug, Clone)]
+pub struct File {
+    fd: Arc<OwnedFd>,
+}
+
+/// What the file system says of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStatus {
+    /// `st_mode`: type and permissions.
+    pub mode: u32,
+    /// Bytes; 0 for devices.
+    pub size: u64,
+    /// Bytes of storage taken.
+    pub allocated: u64,
+    /// The file's best I/O size in bytes.
+    pub block_size: u64,
+}
+
+impl FileStatus {
+    /// Whether it is a regular file.
+    pub fn is_regular(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+
+    /// Whether it is a block device.
+    pub fn is_block_device(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFBLK
+    }
+
+    /// Whether it is a character device.
+    pub fn is_char_device(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFCHR
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+}
+
+/// What lies at an offset of a file; see [`File::extent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Data up to this offset.
+    Data(u64),
+    /// A hole up to this offset.
+    Hole(u64),
+    /// A hole up to the end, or the end itself.
+    HoleToEnd,
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+fn offset_of(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+impl From<OwnedFd> for File {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd) }
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for File {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl File {
+    /// Opens a file. Blocks.
+    pub fn open(path: &Path, options: OpenOptions) -> io::Result<Self> {
+        let path = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
+        let mut flags = libc::O_CLOEXEC | if options.write { libc::O_RDWR } else { libc::O_RDONLY };
+        for (wanted, flag) in [
+            (options.create, libc::O_CREAT),
+            (options.direct, libc::O_DIRECT),
+            (options.nonblocking, libc::O_NONBLOCK),
+        ] {
+            if wanted {
+                flags |= flag;
+            }
+        }
+        // SAFETY: the path ends with a zero; the mode is passed as `open` with O_CREAT wants it.
+        let fd = retry(|| check(unsafe { libc::open(path.as_ptr(), flags, 0o644 as libc::mode_t) }))?;
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+    }
+
+    /// What the file system says of the file. Blocks.
+    pub fn status(&self) -> io::Result<FileStatus> {
+        // SAFETY: `stat` is plain numbers, for which zeroes are good.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: our descriptor, and memory that lives through the call.
+        retry(|| check(unsafe { libc::fstat(self.as_raw_fd(), &mut stat) }))?;
+        Ok(FileStatus {
+            mode: stat.st_mode,
+            size: stat.st_size as u64,
+            allocated: stat.st_blocks as u64 * 512,
+            block_size: stat.st_blksize as u64,
+        })
+    }
+
+    /// Where the file ends, by seeking there: good for devices too. Blocks.
+    pub fn seek_end(&self) -> io::Result<u64> {
+        self.seek(0, libc::SEEK_END)
+    }
+
+    fn seek(&self, offset: u64, whence: libc::c_int) -> io::Result<u64> {
+        let offset = offset_of(offset)?;
+        // SAFETY: our descriptor. No read or write of ours uses the file's position.
+        let at = unsafe { libc::lseek(self.as_raw_fd(), offset, whence) };
+        if at < 0 { Err(io::Error::last_os_error()) } else { Ok(at as u64) }
+    }
+
+    /// Whether there is data at an offset, and where the next change is. Blocks.
+    pub fn extent(&self, offset: u64) -> io::Result<Extent> {
+        let data = match self.seek(offset, libc::SEEK_DATA) {
+            Ok(at) => at,
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(Extent::HoleToEnd),
+            Err(error) => return Err(error),
+        };
+        if data > offset {
+            return Ok(Extent::Hole(data));
+        }
+        match self.seek(offset, libc::SEEK_HOLE) {
+            Ok(hole) if hole > offset => Ok(Extent::Data(hole)),
+            // The file changed between the two calls.
+            Ok(_) => Ok(Extent::Data(offset + 1)),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(Extent::HoleToEnd),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves the end of the file. Blocks.
+    pub fn set_length(&self, length: u64) -> io::Result<()> {
+        let length = offset_of(length)?;
+        // SAFETY: our descriptor.
+        retry(|| check(unsafe { libc::ftruncate(self.as_raw_fd(), length) })).map(drop)
+    }
+
+    /// `fallocate` with flags `FALLOC_FL_…`. Blocks.
+    pub fn fallocate_now(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+        let (offset, len) = (offset_of(offset)?, offset_of(len)?);
+        // SAFETY: our descriptor.
+        retry(|| check(unsafe { libc::fallocate(self.as_raw_fd(), mode, offset, len) })).map(drop)
+    }
+
+    /// Writes bytes at an offset. Blocks.
+    pub fn write_now(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let at = offset_of(offset)?;
+            // SAFETY: the bytes are borrowed for the call.
+            let written = unsafe { libc::pwrite(self.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), at) };
+            match written {
+                ..0 => match io::Error::last_os_error() {
+                    error if error.raw_os_error() == Some(libc::EINTR) => {}
+                    error => return Err(error),
+                },
+                0 => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                written => {
+                    bytes = &bytes[written as usize..];
+                    offset += written as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `fdatasync`. Blocks.
+    pub fn sync_data_now(&self) -> io::Result<()> {
+        // SAFETY: our descriptor.
+        retry(|| check(unsafe { libc::fdatasync(self.as_raw_fd()) })).map(drop)
+    }
+
+    /// Fills `data` from the file; what lies beyond its end is zeroed. Answers how many bytes the file had.
+    pub async fn read_vectored_at(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < data.len() {
+            let mut rest = data.split_off(done);
+            let result = self.read_once(&rest, offset + done as u64);
+            if matches!(result, Ok(0)) {
+                rest.fill(0..rest.len(), 0);
+            }
+            data.append(rest);
+            match result {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_once(&self, data: &IoVector, offset: u64) -> io::Result<usize> {
+        let iovecs = data.iovecs();
+        let count = iovecs.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+        let offset = offset_of(offset)?;
+        retry(|| {
+            // SAFETY: the vectors describe memory that `data` keeps mapped.
+            match unsafe { libc::preadv(self.as_raw_fd(), iovecs.as_ptr(), count, offset) } {
+                ..0 => Err(io::Error::last_os_error()),
+                read => Ok(read as usize),
+            }
+        })
+    }
+
+    /// Writes all of `data` to the file.
+    pub async fn write_vectored_at(&self, data: &IoView<'_>, offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let rest = data.slice(done..data.len());
+            let iovecs = rest.iovecs();
+            let count = iovecs.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+            let at = offset_of(offset + done as u64)?;
+            let written = retry(|| {
+                // SAFETY: the vectors describe memory that `rest` keeps mapped.
+                match unsafe { libc::pwritev(self.as_raw_fd(), iovecs.as_ptr(), count, at) } {
+                    ..0 => Err(io::Error::last_os_error()),
+                    written => Ok(written as usize),
+                }
+            })?;
+            if written == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            done += written;
+        }
+        Ok(())
+    }
+
+    /// `fdatasync`: all data written before, and what is needed to find it, is on stable storage when this ends.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        let this = self.clone();
+        unblock(move || this.sync_data_now()).await
+    }
+
+    /// `fallocate` with flags `FALLOC_FL_…`.
+    pub async fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+        self.fallocate_now(mode, offset, len)
+    }
+
+    /// Asks the file system not to copy on write (`nocow`), and to allocate in pieces of `extent_size` bytes (0: no
+    /// wish). Hints for an empty file, which file systems without such a thing do not heed. Blocks.
+    pub fn set_hints(&self, nocow: bool, extent_size: u32) {
+        const FS_NOCOW_FL: libc::c_int = 0x0080_0000;
+        const FS_XFLAG_EXTSIZE: u32 = 0x0000_0800;
+        const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801c_581f;
+        const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401c_5820;
+        /// `struct fsxattr` of linux/fs.h.
+        #[repr(C)]
+        #[derive(Default)]
+        struct FsxAttr {
+            xflags: u32,
+            extsize: u32,
+            nextents: u32,
+            projid: u32,
+            cowextsize: u32,
+            pad: [u8; 8],
+        }
+        if nocow {
+            let mut flags: libc::c_int = 0;
+            // SAFETY: the kernel writes an int, in spite of the request's name.
+            if unsafe { libc::ioctl(self.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) } == 0 {
+                flags |= FS_NOCOW_FL;
+                // SAFETY: the kernel reads an int.
+                unsafe { libc::ioctl(self.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags) };
+            }
+        }
+        if extent_size > 0 {
+            let mut attr = FsxAttr::default();
+            // SAFETY: the kernel writes a `struct fsxattr`.
+            if unsafe { libc::ioctl(self.as_raw_fd(), FS_IOC_FSGETXATTR, &mut attr) } == 0 {
+                attr.xflags |= FS_XFLAG_EXTSIZE;
+                attr.extsize = extent_size;
+                // SAFETY: the kernel reads a `struct fsxattr`.
+                unsafe { libc::ioctl(self.as_raw_fd(), FS_IOC_FSSETXATTR, &attr) };
+            }
+        }
+    }
+}
