@@ -11,5 +11,6 @@ pub fn registry() -> Registry {
     registry.add(NullDriver::CO);
     registry.add(NullDriver::AIO);
     registry.add(RawDriver);
+    registry.add(rhea_vhdx::VhdxDriver);
     registry
 }
