@@ -1,5 +1,8 @@
 //! Files, asynchronously.
 
+mod device;
+mod lock;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,6 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::operation::{Request, Submission};
 use crate::pool::unblock_io;
 use crate::{IoVector, IoView};
+
+pub use device::DirectAlignment;
 
 /// How a file is opened. Always close-on-exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +45,7 @@ pub struct File {
 pub(crate) struct OpenFile {
     fd: OwnedFd,
     only_threads: bool,
+    direct: bool,
     nowait: NoWait,
 }
 
@@ -98,6 +104,8 @@ impl NoWait {
 /// What the file system says of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStatus {
+    /// The file system's and the file's number.
+    pub identity: (u64, u64),
     /// `st_mode`: type and permissions.
     pub mode: u32,
     /// Bytes; 0 for devices.
@@ -218,12 +226,25 @@ impl File {
         Ok(file)
     }
 
+    /// Opens the same file once more, in another way; also if its name is gone, or another file's by now. Blocks.
+    pub fn reopen(&self, options: OpenOptions) -> io::Result<Self> {
+        let path = format!("/proc/self/fd/{}", self.as_raw_fd());
+        Self::open(Path::new(&path), options)
+    }
+
     fn new(fd: OwnedFd, options: OpenOptions) -> Self {
         let nowait = NoWait::default();
         if options.direct || options.only_threads {
             nowait.give_up();
         }
-        Self { open: Arc::new(OpenFile { fd, only_threads: options.only_threads, nowait }) }
+        Self {
+            open: Arc::new(OpenFile {
+                fd,
+                only_threads: options.only_threads,
+                direct: options.direct,
+                nowait,
+            }),
+        }
     }
 
     /// What the file system says of the file. Blocks.
@@ -233,6 +254,7 @@ impl File {
         // SAFETY: our descriptor, and memory that lives through the call.
         retry(|| check(unsafe { libc::fstat(self.as_raw_fd(), &mut stat) }))?;
         Ok(FileStatus {
+            identity: (stat.st_dev, stat.st_ino),
             mode: stat.st_mode,
             size: stat.st_size as u64,
             allocated: stat.st_blocks as u64 * 512,
@@ -327,9 +349,18 @@ impl File {
                 rest.fill(0..rest.len(), 0);
             }
             data.append(rest);
-            match result? {
-                0 => break,
-                read => done += read,
+            let read = result?;
+            done += read;
+            if read == 0 {
+                break;
+            }
+            if self.open.direct && done < data.len() {
+                // Around the page cache, reading on from the file's end is an error if the end is not a block's.
+                let size = self.status()?.size;
+                if size > 0 && offset + done as u64 >= size {
+                    data.fill(done..data.len(), 0);
+                    break;
+                }
             }
         }
         Ok(done)
