@@ -22,13 +22,16 @@ mod bitmap;
 mod drain;
 mod driver;
 mod error;
+mod file;
 mod graph;
 mod memory;
 mod node;
+mod null;
 mod open;
 mod options;
 mod permission;
 mod progress;
+mod raw;
 mod request;
 mod secret;
 mod tracked;
@@ -40,15 +43,18 @@ pub use driver::{
     Registry, option_text,
 };
 pub use error::{BlockError, Result, ResultExt, errno_text};
+pub use file::{FileDriver, HostDeviceDriver};
 pub use graph::{BackingSlot, BlockNode, Edge, NodeParts, Role};
 pub use memory::MemoryNode;
 pub use node::{
     BackingFile, BitmapInfo, BlockStatus, CheckResult, FormatInfo, Limits, Node, PersistentBitmaps,
     Preallocation, Repair, SnapshotInfo, Snapshots, StatusFlags, Truncate, WriteFlags,
 };
+pub use null::NullDriver;
 pub use open::full_backing_filename;
 pub use options::OpenFlags;
 pub use permission::{Permissions, for_child};
 pub use progress::Progress;
+pub use raw::RawDriver;
 pub use request::{MAX_LENGTH, read_behind};
-pub use secret::Secrets;
+pub use secret::{Objects, Secrets};

@@ -70,7 +70,8 @@ pub struct BlockStatus {
     pub len: u64,
     /// What they are.
     pub flags: StatusFlags,
-    /// Where they lie: the node (one of this node's children, or itself), and the offset in it.
+    /// Where they lie: the node (one of this node's children, or itself), and the offset in it. `None` with
+    /// [`StatusFlags::OFFSET_VALID`]: in this node, where they were asked for.
     pub map: Option<(Arc<BlockNode>, u64)>,
 }
 

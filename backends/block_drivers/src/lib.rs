@@ -1,11 +1,18 @@
 //! All block drivers in one registry.
 
-use rhea_block::Registry;
+use rhea_block::{FileDriver, HostDeviceDriver, NullDriver, RawDriver, Registry};
+use rhea_block_crypto::LuksDriver;
 
 /// A registry with every driver there is.
 pub fn registry() -> Registry {
-    #[allow(unused_mut, reason = "drivers are added below as they come")]
     let mut registry = Registry::new();
     // Protocols, formats, filters: one line for each driver.
+    registry.add(FileDriver);
+    registry.add(HostDeviceDriver);
+    registry.add(NullDriver::CO);
+    registry.add(NullDriver::AIO);
+    registry.add(RawDriver);
+    registry.add(rhea_vhdx::VhdxDriver);
+    registry.add(LuksDriver);
     registry
 }

@@ -14,6 +14,7 @@
 //! Nothing here panics, recurses without bound, or allocates more than a small multiple of the text's length.
 
 mod error;
+mod getopt;
 mod json;
 mod schema;
 mod suggest;
@@ -21,6 +22,7 @@ mod syntax;
 mod value;
 
 pub use error::OptionError;
+pub use getopt::{GetoptError, LongOption, Parsed, getopt};
 pub use schema::{FieldDoc, FromOptions, Nested, OptionField};
 pub use suggest::closest;
 pub use syntax::{Entry, Options};

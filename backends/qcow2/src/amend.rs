@@ -1,0 +1,1 @@
+//! Changing the options of an image that is there (`qemu-img amend`).

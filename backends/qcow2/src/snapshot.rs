@@ -1,0 +1,1 @@
+//! Snapshots within an image: the snapshot table.
