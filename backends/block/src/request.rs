@@ -432,6 +432,9 @@ impl BlockNode {
             return Err(BlockError::os(libc::EIO));
         }
         let _passage = self.gate.enter().await;
+        if self.driver().children().is_empty() {
+            return to.copy_range_to(self, offset, to_offset, len, flags).await;
+        }
         self.driver().copy_range_from(offset, to, to_offset, len, flags).await
     }
 
