@@ -332,6 +332,17 @@ impl Registry {
         format: Option<&str>,
         flags: OpenFlags,
     ) -> Result<Arc<BlockNode>> {
+        self.open_with(filename, format, Options::default(), flags).await
+    }
+
+    /// Like [`Registry::open`], with more options of the format (and, as `file.…`, of its file).
+    pub async fn open_with(
+        &self,
+        filename: &str,
+        format: Option<&str>,
+        more: Options,
+        flags: OpenFlags,
+    ) -> Result<Arc<BlockNode>> {
         let mut options = Options::default();
         if let Some(json) = filename.strip_prefix("json:") {
             options = Options::parse(json, None)
@@ -343,6 +354,7 @@ impl Registry {
                 options.set(&format!("file.{}", entry.key), entry.value.as_deref().unwrap_or("on"));
             }
         }
+        options.merge(more);
         if let Some(format) = format {
             if options.get("driver").is_some_and(|driver| driver != format) {
                 return Err(BlockError::invalid("Driver specified twice"));
