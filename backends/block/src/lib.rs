@@ -34,6 +34,7 @@ mod progress;
 mod raw;
 mod request;
 mod secret;
+mod throttle;
 mod tracked;
 
 pub use bitmap::DirtyBitmap;
@@ -56,5 +57,6 @@ pub use options::OpenFlags;
 pub use permission::{Permissions, for_child};
 pub use progress::Progress;
 pub use raw::RawDriver;
+pub use throttle::{Limit, ThrottleGroup, ThrottleLimits};
 pub use request::{MAX_LENGTH, read_behind};
 pub use secret::{Objects, Secrets};
