@@ -57,6 +57,6 @@ pub use options::OpenFlags;
 pub use permission::{Permissions, for_child};
 pub use progress::Progress;
 pub use raw::RawDriver;
-pub use throttle::{Limit, ThrottleGroup, ThrottleLimits};
 pub use request::{MAX_LENGTH, read_behind};
 pub use secret::{Objects, Secrets};
+pub use throttle::{Limit, ThrottleGroup, ThrottleLimits};

@@ -51,7 +51,8 @@ impl ThrottleLimits {
             limit.max = number("-max")?.unwrap_or(0);
             limit.max_length = number("-max-length")?.unwrap_or(1);
         }
-        this.iops_size = options.take::<rhea_options::Size>(&format!("{prefix}iops-size"))?.map_or(0, |s| s.0);
+        this.iops_size =
+            options.take::<rhea_options::Size>(&format!("{prefix}iops-size"))?.map_or(0, |s| s.0);
         this.check()?;
         Ok(this)
     }
@@ -70,7 +71,9 @@ impl ThrottleLimits {
         }
         for limit in &self.limits {
             if limit.average > MAX_RATE || limit.max > MAX_RATE {
-                return Err(BlockError::invalid(format!("bps/iops/max values must be within [0, {MAX_RATE}]")));
+                return Err(BlockError::invalid(format!(
+                    "bps/iops/max values must be within [0, {MAX_RATE}]"
+                )));
             }
             if limit.max_length == 0 {
                 return Err(BlockError::invalid("the burst length cannot be 0"));
@@ -221,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_full_bucket_waits_until_it_has_leaked() {
-        let mut bucket = Bucket { limit: Limit { average: 1000, max: 0, max_length: 1 }, ..Bucket::default() };
+        let mut bucket =
+            Bucket { limit: Limit { average: 1000, max: 0, max_length: 1 }, ..Bucket::default() };
         assert_eq!(bucket.wait(), 0.0);
         bucket.pour(600.0);
         assert!((bucket.wait() - 0.5).abs() < 1e-9);

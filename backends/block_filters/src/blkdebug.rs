@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockStatus, Driver, DriverKind, Edge, Limits, Node, OpenContext, Result, Role, Truncate, WriteFlags,
+    BlockError, BlockStatus, Driver, DriverKind, Edge, Limits, Node, OpenContext, Result, Role, Truncate,
+    WriteFlags,
 };
 use rhea_options::Options;
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockStatus, Driver, DriverKind, Edge, Node, OpenContext, Result, Role, StatusFlags, Truncate,
-    WriteFlags,
+    BlockError, BlockStatus, Driver, DriverKind, Edge, Node, OpenContext, Result, Role, StatusFlags,
+    Truncate, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -113,14 +113,16 @@ impl Filter for Blkverify {
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: WriteFlags) -> Result<()> {
         let (test, raw) = (self.test.node(), self.raw.node());
-        let (test, raw) = join(test.write_zeroes(offset, len, flags), raw.write_zeroes(offset, len, flags)).await;
+        let (test, raw) =
+            join(test.write_zeroes(offset, len, flags), raw.write_zeroes(offset, len, flags)).await;
         same("write_zeroes", offset, len, test, raw)
     }
 
     async fn write_compressed(&self, offset: u64, data: IoView<'_>) -> Result<()> {
         let len = data.len() as u64;
         let (test, raw) = (self.test.node(), self.raw.node());
-        let writes = join(test.write_compressed(offset, data.clone()), raw.write(offset, data, WriteFlags::empty()));
+        let writes =
+            join(test.write_compressed(offset, data.clone()), raw.write(offset, data, WriteFlags::empty()));
         let (test, raw) = writes.await;
         same("write_compressed", offset, len, test, raw)
     }

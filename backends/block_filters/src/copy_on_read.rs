@@ -6,8 +6,8 @@ use async_lock::RwLock;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockNode, Driver, DriverKind, Edge, Node, OpenContext, Permissions, Result, Role, StatusFlags,
-    WriteFlags,
+    BlockError, BlockNode, Driver, DriverKind, Edge, Node, OpenContext, Permissions, Result, Role,
+    StatusFlags, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -53,7 +53,10 @@ impl Driver for CopyOnReadDriver {
         if let Some(bottom) = &bottom
             && !child.node().reaches(bottom)
         {
-            return Err(BlockError::invalid(format!("'{}' is not below the node to be copied to", bottom.name())));
+            return Err(BlockError::invalid(format!(
+                "'{}' is not below the node to be copied to",
+                bottom.name()
+            )));
         }
         let cluster_size = child.node().driver().format_info().await?.cluster_size.max(512);
         Ok(Box::new(FilterNode(CopyOnRead { child, bottom, cluster_size, copying: RwLock::new(()) })))
@@ -70,7 +73,8 @@ impl CopyOnRead {
     async fn populate(&self, offset: u64, len: u64) -> Result<()> {
         let node = self.child.node().skip_filters();
         let start = offset / self.cluster_size * self.cluster_size;
-        let end = (offset + len).div_ceil(self.cluster_size).saturating_mul(self.cluster_size).min(node.length());
+        let end =
+            (offset + len).div_ceil(self.cluster_size).saturating_mul(self.cluster_size).min(node.length());
         let base = self.base();
         let mut at = start;
         while at < end {
@@ -87,7 +91,13 @@ impl CopyOnRead {
     }
 
     /// Copies from the start of a range that is not allocated; returns how many bytes are dealt with.
-    async fn copy(&self, node: &Arc<BlockNode>, base: Option<&Arc<BlockNode>>, at: u64, len: u64) -> Result<u64> {
+    async fn copy(
+        &self,
+        node: &Arc<BlockNode>,
+        base: Option<&Arc<BlockNode>>,
+        at: u64,
+        len: u64,
+    ) -> Result<u64> {
         let _alone = self.copying.write().await;
         let (above, decided) = node.block_status_above(base, at, len).await?;
         let len = above.len.min(len);
@@ -146,7 +156,12 @@ impl Filter for CopyOnRead {
         self.child.node().discard(offset, len).await
     }
 
-    fn child_permissions(&self, child: &Edge, needed: Permissions, shared: Permissions) -> (Permissions, Permissions) {
+    fn child_permissions(
+        &self,
+        child: &Edge,
+        needed: Permissions,
+        shared: Permissions,
+    ) -> (Permissions, Permissions) {
         let (needed, shared) = rhea_block::for_child(child.role(), needed, shared);
         (needed | Permissions::WRITE_UNCHANGED, shared)
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockNode, BlockStatus, Edge, FormatInfo, Limits, Node, OpenFlags, Permissions, Result, Truncate, WriteFlags,
+    BlockNode, BlockStatus, Edge, FormatInfo, Limits, Node, OpenFlags, Permissions, Result, Truncate,
+    WriteFlags,
 };
 use rhea_options::Options;
 
@@ -71,7 +72,12 @@ pub trait Filter: Send + Sync + 'static {
     }
 
     /// See [`Node::child_permissions`].
-    fn child_permissions(&self, child: &Edge, needed: Permissions, shared: Permissions) -> (Permissions, Permissions) {
+    fn child_permissions(
+        &self,
+        child: &Edge,
+        needed: Permissions,
+        shared: Permissions,
+    ) -> (Permissions, Permissions) {
         rhea_block::for_child(child.role(), needed, shared)
     }
 
@@ -109,7 +115,12 @@ impl<F: Filter> Node for FilterNode<F> {
     fn limits(&self) -> Limits {
         let limits = self.0.limits();
         // What the child does not heed itself, its own block layer makes up for.
-        Limits { native_write: WriteFlags::all(), native_write_zeroes: WriteFlags::all(), max_transfer: 0, ..limits }
+        Limits {
+            native_write: WriteFlags::all(),
+            native_write_zeroes: WriteFlags::all(),
+            max_transfer: 0,
+            ..limits
+        }
     }
 
     fn length(&self) -> u64 {
@@ -167,10 +178,19 @@ impl<F: Filter> Node for FilterNode<F> {
 
     async fn format_info(&self) -> Result<FormatInfo> {
         let below = self.0.child().node().driver().format_info().await?;
-        Ok(FormatInfo { cluster_size: below.cluster_size, unallocated_is_zero: below.unallocated_is_zero, ..FormatInfo::default() })
+        Ok(FormatInfo {
+            cluster_size: below.cluster_size,
+            unallocated_is_zero: below.unallocated_is_zero,
+            ..FormatInfo::default()
+        })
     }
 
-    fn child_permissions(&self, child: &Edge, needed: Permissions, shared: Permissions) -> (Permissions, Permissions) {
+    fn child_permissions(
+        &self,
+        child: &Edge,
+        needed: Permissions,
+        shared: Permissions,
+    ) -> (Permissions, Permissions) {
         self.0.child_permissions(child, needed, shared)
     }
 

@@ -10,8 +10,8 @@ use async_lock::Mutex;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockStatus, Driver, DriverKind, Edge, Limits, Node, OpenContext, Permissions, Preallocation, Result,
-    Role, Truncate, WriteFlags,
+    BlockError, BlockStatus, Driver, DriverKind, Edge, Limits, Node, OpenContext, Permissions, Preallocation,
+    Result, Role, Truncate, WriteFlags,
 };
 use rhea_options::{Options, Size};
 
@@ -43,7 +43,9 @@ impl Driver for PreallocateDriver {
         let align = options.take::<Size>("prealloc-align")?.map_or(1 << 20, |s| s.0);
         let size = options.take::<Size>("prealloc-size")?.map_or(128 << 20, |s| s.0);
         if align == 0 || !align.is_multiple_of(512) {
-            return Err(BlockError::invalid("prealloc-align parameter of preallocate filter is not aligned to 512"));
+            return Err(BlockError::invalid(
+                "prealloc-align parameter of preallocate filter is not aligned to 512",
+            ));
         }
         let child = context.open_child(options, "file", Role::Filtered).await?;
         let end = AtomicU64::new(child.node().exact_length());
@@ -116,11 +118,19 @@ impl Filter for Preallocate {
         Ok(())
     }
 
-    fn child_permissions(&self, child: &Edge, needed: Permissions, shared: Permissions) -> (Permissions, Permissions) {
+    fn child_permissions(
+        &self,
+        child: &Edge,
+        needed: Permissions,
+        shared: Permissions,
+    ) -> (Permissions, Permissions) {
         let (needed, shared) = rhea_block::for_child(child.role(), needed, shared);
         let resize = needed.contains(Permissions::WRITE);
         // Nobody else may move the end that only we know.
-        (if resize { needed | Permissions::RESIZE } else { needed }, if resize { shared - Permissions::RESIZE } else { shared })
+        (
+            if resize { needed | Permissions::RESIZE } else { needed },
+            if resize { shared - Permissions::RESIZE } else { shared },
+        )
     }
 
     async fn close(&self) -> Result<()> {

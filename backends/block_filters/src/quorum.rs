@@ -74,7 +74,9 @@ impl Driver for QuorumDriver {
             return Err(BlockError::invalid("threshold may not exceed children count"));
         }
         if verify && (threshold != 2 || children.len() != 2) {
-            return Err(BlockError::invalid("blkverify=on can only be set if there are exactly two files and vote-threshold is 2"));
+            return Err(BlockError::invalid(
+                "blkverify=on can only be set if there are exactly two files and vote-threshold is 2",
+            ));
         }
         if verify && rewrite {
             return Err(BlockError::invalid("rewrite-corrupted=on cannot be used with blkverify=on"));
@@ -131,10 +133,16 @@ impl Quorum {
             return self.judge(&copies.into_iter().map(|c| c.map(drop)).collect::<Vec<_>>());
         };
         if self.verify && votes(winner) != self.children.len() {
-            return Err(BlockError::new(libc::EIO, format!("quorum: offset={offset} bytes={len} contents mismatch")));
+            return Err(BlockError::new(
+                libc::EIO,
+                format!("quorum: offset={offset} bytes={len} contents mismatch"),
+            ));
         }
         if votes(winner) < self.threshold {
-            return Err(BlockError::new(libc::EIO, format!("quorum: offset={offset} bytes={len} no majority")));
+            return Err(BlockError::new(
+                libc::EIO,
+                format!("quorum: offset={offset} bytes={len} no majority"),
+            ));
         }
         data.write(0, winner);
         if self.rewrite {
@@ -181,7 +189,8 @@ impl Filter for Quorum {
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: WriteFlags) -> Result<()> {
-        let writes = self.children.iter().map(|c| async move { c.node().write_zeroes(offset, len, flags).await });
+        let writes =
+            self.children.iter().map(|c| async move { c.node().write_zeroes(offset, len, flags).await });
         self.judge(&join_all(writes).await)
     }
 
@@ -216,7 +225,12 @@ impl Filter for Quorum {
         Ok(())
     }
 
-    fn child_permissions(&self, _: &Edge, needed: Permissions, shared: Permissions) -> (Permissions, Permissions) {
+    fn child_permissions(
+        &self,
+        _: &Edge,
+        needed: Permissions,
+        shared: Permissions,
+    ) -> (Permissions, Permissions) {
         let needed = if self.rewrite { needed | Permissions::WRITE_UNCHANGED } else { needed };
         // The copies must stay alike.
         (needed, shared & (Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED))

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
-use rhea_block::{BlockError, Driver, DriverKind, Edge, Node, OpenContext, Result, Role, ThrottleGroup, WriteFlags};
+use rhea_block::{
+    BlockError, Driver, DriverKind, Edge, Node, OpenContext, Result, Role, ThrottleGroup, WriteFlags,
+};
 use rhea_options::Options;
 
 use crate::filter::{Filter, FilterNode};

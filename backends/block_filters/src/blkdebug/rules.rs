@@ -108,7 +108,8 @@ pub struct Rules {
 }
 
 fn event(options: &mut Options) -> Result<String> {
-    let name: String = options.take("event")?.ok_or_else(|| BlockError::invalid("Missing event name for rule"))?;
+    let name: String =
+        options.take("event")?.ok_or_else(|| BlockError::invalid("Missing event name for rule"))?;
     match EVENTS.contains(&name.as_str()) {
         true => Ok(name),
         false => Err(BlockError::invalid(format!("Invalid event name \"{name}\""))),
@@ -117,7 +118,8 @@ fn event(options: &mut Options) -> Result<String> {
 
 fn number(options: &mut Options, key: &str) -> Result<Option<i64>> {
     let text: Option<String> = options.take(key)?;
-    text.map(|t| t.parse().map_err(|_| BlockError::invalid(format!("Parameter '{key}' expects a number")))).transpose()
+    text.map(|t| t.parse().map_err(|_| BlockError::invalid(format!("Parameter '{key}' expects a number"))))
+        .transpose()
 }
 
 fn refuse_rest(options: &Options, section: &str) -> Result<()> {
@@ -170,7 +172,8 @@ impl Rules {
     pub fn take(options: &mut Options) -> Result<Self> {
         let mut this = Self { errors: Vec::new(), states: Vec::new(), state: 1 };
         if let Some(config) = options.take::<String>("config")? {
-            let text = std::fs::read_to_string(&config).context(format!("Could not read blkdebug config file '{config}'"))?;
+            let text = std::fs::read_to_string(&config)
+                .context(format!("Could not read blkdebug config file '{config}'"))?;
             this.read_config(&text).context(format!("Could not parse blkdebug config file '{config}'"))?;
         }
         for members in lists(options, "inject-error") {
@@ -202,7 +205,9 @@ impl Rules {
             } else if let (Some((key, value)), Some((_, options))) = (line.split_once('='), &mut section) {
                 options.set(key.trim(), value.trim().trim_matches('"'));
             } else {
-                return Err(BlockError::invalid(format!("'{line}' is neither a section nor key = \"value\"")));
+                return Err(BlockError::invalid(format!(
+                    "'{line}' is neither a section nor key = \"value\""
+                )));
             }
         }
         Ok(())
@@ -302,7 +307,9 @@ impl Alignments {
             ("max-discard", self.max_discard),
         ];
         match multiples.iter().find(|(_, value)| !value.is_multiple_of(align)) {
-            Some((name, value)) => Err(BlockError::invalid(format!("Cannot meet constraints with {name} {value}"))),
+            Some((name, value)) => {
+                Err(BlockError::invalid(format!("Cannot meet constraints with {name} {value}")))
+            }
             None => Ok(()),
         }
     }
