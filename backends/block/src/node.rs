@@ -476,6 +476,16 @@ pub trait Node: Send + Sync {
         Ok(())
     }
 
+    /// Whether [`Node::debug_event`] is to be called (`blkdebug`).
+    fn wants_debug_events(&self) -> bool {
+        false
+    }
+
+    /// The parent has come to a point that has a name (`l2_load`, `write_aio`…: QAPI's BlkdebugEvent).
+    async fn debug_event(&self, event: &'static str) {
+        let _ = event;
+    }
+
     /// Goes on with other flags (read-only or not, cache mode) and options, or fails and stays as it was.
     async fn reopen(&self, flags: OpenFlags, options: Options) -> Result<()> {
         let _ = (flags, options);

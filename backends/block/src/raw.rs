@@ -134,11 +134,15 @@ impl Node for RawNode {
     }
 
     async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
-        self.file.node().read(self.below(offset)?, data).await
+        let file = self.file.node();
+        file.debug_event("read_aio").await;
+        file.read(self.below(offset)?, data).await
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {
-        self.file.node().write(self.below(offset)?, data, flags).await
+        let file = self.file.node();
+        file.debug_event("write_aio").await;
+        file.write(self.below(offset)?, data, flags).await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: WriteFlags) -> Result<()> {
@@ -150,7 +154,10 @@ impl Node for RawNode {
     }
 
     async fn flush(&self) -> Result<()> {
-        self.file.node().flush().await
+        let file = self.file.node();
+        file.debug_event("flush_to_os").await;
+        file.debug_event("flush_to_disk").await;
+        file.flush().await
     }
 
     async fn block_status(&self, offset: u64, len: u64, want_zero: bool) -> Result<BlockStatus> {

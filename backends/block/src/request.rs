@@ -574,6 +574,14 @@ impl BlockNode {
         Ok((status, decided))
     }
 
+    /// Tells the driver that its parent has come to a point that has a name (QAPI's BlkdebugEvent), for tests of what
+    /// happens if the next request fails. Costs next to nothing unless the driver is `blkdebug`.
+    pub async fn debug_event(&self, event: &'static str) {
+        if self.driver().wants_debug_events() {
+            self.driver().debug_event(event).await;
+        }
+    }
+
     /// Reads saved machine state, which some formats keep beside the disk.
     pub async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {
         end_of(offset, data.len() as u64)?;
