@@ -1,9 +1,7 @@
 //! Draining: hold new requests at the gate and wait until those under way have ended.
 
+use async_lock::{RwLock, RwLockReadGuard, RwLockWriteGuardArc};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-use async_lock::{RwLock, RwLockReadGuardArc, RwLockWriteGuardArc};
 
 use crate::graph::BlockNode;
 
@@ -11,13 +9,12 @@ use crate::graph::BlockNode;
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     lock: Arc<RwLock<()>>,
-    waiting: AtomicUsize,
 }
 
 /// A request on its way.
 #[derive(Debug)]
-pub(crate) struct Passage {
-    _share: RwLockReadGuardArc<()>,
+pub(crate) struct Passage<'a> {
+    _share: RwLockReadGuard<'a, ()>,
 }
 
 /// While it is held, the node's requests wait.
@@ -28,10 +25,11 @@ pub struct Drained {
 }
 
 impl Gate {
-    pub(crate) async fn enter(&self) -> Passage {
-        let share = match self.lock.try_read_arc() {
+    pub(crate) async fn enter(&self) -> Passage<'_> {
+        let share = match self.lock.try_read() {
             Some(share) => share,
-            None => self.lock.read_arc().await,
+            // On the heap, as it is rare: every request's future would be so much larger.
+            None => Box::pin(self.lock.read()).await,
         };
         Passage { _share: share }
     }
@@ -41,9 +39,6 @@ impl BlockNode {
     /// Waits for the requests under way and holds new ones until the answer is dropped. Requests that the node's own
     /// driver makes on its children go on, so that those under way can end.
     pub async fn drain(&self) -> Drained {
-        self.gate.waiting.fetch_add(1, SeqCst);
-        let all = self.gate.lock.write_arc().await;
-        self.gate.waiting.fetch_sub(1, SeqCst);
-        Drained { _all: all }
+        Drained { _all: self.gate.lock.write_arc().await }
     }
 }

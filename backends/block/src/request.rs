@@ -79,10 +79,16 @@ impl BlockNode {
         if aligned && (limits.memory_alignment <= 1 || data.is_aligned(limits.memory_alignment as usize)) {
             return self.read_pieces(&limits, offset, data).await;
         }
+        Box::pin(self.read_around(&limits, offset, data)).await
+    }
+
+    /// Reads bytes that do not fill whole blocks, or memory that the driver cannot read into, by way of other memory.
+    async fn read_around(&self, limits: &Limits, offset: u64, data: &mut IoVector) -> Result<()> {
+        let (align, len) = (u64::from(limits.request_alignment), data.len() as u64);
         let start = align_down(offset, align);
         let end = align_up(offset + len, align);
         let mut bounce = IoVector::zeroed((end - start) as usize);
-        self.read_pieces(&limits, start, &mut bounce).await?;
+        self.read_pieces(limits, start, &mut bounce).await?;
         let from = (offset - start) as usize;
         data.write_view(0, &bounce.view().slice(from..from + len as usize));
         Ok(())
@@ -142,7 +148,7 @@ impl BlockNode {
         if open.intersects(OpenFlags::DETECT_ZEROES | OpenFlags::DETECT_ZEROES_UNMAP) && data.is_zero() {
             let unmap = open.contains(OpenFlags::DETECT_ZEROES_UNMAP) && open.contains(OpenFlags::UNMAP);
             let flags = if unmap { flags | WriteFlags::MAY_UNMAP } else { flags };
-            return self.zero_range(&limits, offset, end, flags).await;
+            return Box::pin(self.zero_range(&limits, offset, end, flags)).await;
         }
         let align = u64::from(limits.request_alignment);
         if offset.is_multiple_of(align) && end.is_multiple_of(align) {
@@ -151,7 +157,8 @@ impl BlockNode {
         } else {
             let (start, stop) = (align_down(offset, align), align_up(end, align));
             let _tracked = self.tracked.begin(start, stop, true).await;
-            self.write_around(&limits, offset, end, Some(&data), flags).await?;
+            // What is rare goes to the heap: every request's future would be so much larger.
+            Box::pin(self.write_around(&limits, offset, end, Some(&data), flags)).await?;
         }
         self.after_write(offset, end - offset, flags, limits.native_write).await
     }
