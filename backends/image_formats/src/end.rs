@@ -25,8 +25,19 @@ impl FileEnd {
 
     /// `len` bytes: where, and whether they read as zeroes. `limit` is the end of what the format can address.
     pub(crate) async fn take(&self, file: &BlockNode, len: u64, limit: u64) -> Result<(u64, bool)> {
+        self.take_aligned(file, len, 1, limit).await
+    }
+
+    /// The same, at a multiple of `align`.
+    pub(crate) async fn take_aligned(
+        &self,
+        file: &BlockNode,
+        len: u64,
+        align: u64,
+        limit: u64,
+    ) -> Result<(u64, bool)> {
         let _growing = self.growing.lock().await;
-        let (offset, zeroed) = self.reserve(len, limit)?;
+        let (offset, zeroed) = self.reserve(len, align, limit)?;
         if file.length() < offset + len
             && let Err(error) = file.truncate(offset + len, Truncate::default()).await
         {
@@ -36,9 +47,9 @@ impl FileEnd {
         Ok((offset, zeroed))
     }
 
-    fn reserve(&self, len: u64, limit: u64) -> Result<(u64, bool)> {
+    fn reserve(&self, len: u64, align: u64, limit: u64) -> Result<(u64, bool)> {
         let mut state = self.state.lock();
-        let offset = state.next;
+        let offset = state.next.checked_next_multiple_of(align).unwrap_or(u64::MAX);
         let end = offset.checked_add(len).filter(|&end| end <= limit.min(MAX_LENGTH));
         let Some(end) = end else {
             return Err(BlockError::new(libc::EFBIG, "the image file cannot grow any further"));

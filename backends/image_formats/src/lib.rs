@@ -11,6 +11,7 @@ mod end;
 mod fields;
 mod image;
 mod parallels;
+mod qcow;
 mod qed;
 mod ranges;
 mod tables;
@@ -20,6 +21,16 @@ mod vdi;
 mod vpc;
 
 pub use parallels::Parallels;
+pub use qcow::Qcow;
 pub use qed::Qed;
 pub use vdi::Vdi;
 pub use vpc::Vpc;
+
+/// Adds the drivers of all formats to a registry.
+pub fn register(registry: &mut rhea_block::Registry) {
+    registry.add(Parallels);
+    registry.add(Qcow);
+    registry.add(Qed);
+    registry.add(Vdi);
+    registry.add(Vpc);
+}

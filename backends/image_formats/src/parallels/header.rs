@@ -22,7 +22,6 @@ pub(super) mod at {
 /// What the header says.
 #[derive(Debug, Clone)]
 pub(super) struct Header {
-    pub(super) bytes: [u8; LEN],
     /// Sectors that an entry of the BAT counts in.
     pub(super) entry_unit: u64,
     /// Bytes in a cluster.
@@ -69,7 +68,6 @@ impl Header {
             .checked_mul(512)
             .ok_or_else(|| BlockError::malformed("ext_off is too large"))?;
         Ok(Self {
-            bytes: *bytes,
             entry_unit: if newer { tracks.into() } else { 1 },
             cluster_size: u64::from(tracks) * 512,
             bat_entries,

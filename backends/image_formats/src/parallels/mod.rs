@@ -41,8 +41,9 @@ impl Driver for Parallels {
 
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let file = context.open_child(options, "file", Role::File).await?;
-        let image = node::ParallelsImage::open(file, context.backing.clone(), !context.writable()).await?;
         let looks_only = context.flags.intersects(OpenFlags::CHECK | OpenFlags::NO_IO);
+        let backing = context.backing.clone();
+        let image = node::ParallelsImage::open(file, backing, !context.writable(), looks_only).await?;
         if context.writable() && !looks_only && image.needs_check() {
             image.check(Repair { leaks: true, errors: true }).await?;
         }

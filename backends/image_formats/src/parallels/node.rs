@@ -41,13 +41,17 @@ pub(crate) struct ParallelsImage {
 }
 
 impl ParallelsImage {
-    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, read_only: bool, checks: bool) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; LEN];
         node.read_bytes(0, &mut bytes).await.context("Could not read the Parallels header")?;
         let header = Header::parse(&bytes)?;
         let bat = Table { offset: LEN as u64, len: u64::from(header.bat_entries) * 4 };
-        let end = data_end(&node, &header, bat).await?;
+        let (end, outside) = data_end(&node, &header, bat).await?;
+        if outside && !read_only && !checks && !header.in_use {
+            return Err(BlockError::malformed("the BAT refers to clusters beyond the file's end")
+                .with_hint("The image may be cut short. 'qemu-img check -r all' gives up what is missing."));
+        }
         let mut extension = None;
         if header.ext_off != 0 && read_only {
             extension = Some(Extension::read(&node, &header).await?);
@@ -101,8 +105,9 @@ impl ParallelsImage {
     }
 }
 
-/// The end of the last cluster.
-async fn data_end(file: &BlockNode, header: &Header, bat: Table) -> Result<u64> {
+/// The end of the last cluster in the file, and whether the BAT refers to some beyond the file.
+async fn data_end(file: &BlockNode, header: &Header, bat: Table) -> Result<(u64, bool)> {
+    let mut outside = false;
     let mut end = header.data_start();
     let mut chunk = vec![0; 1 << 20];
     // A BAT beyond the file's end has nothing in it.
@@ -118,10 +123,11 @@ async fn data_end(file: &BlockNode, header: &Header, bat: Table) -> Result<u64> 
             end = end.max(last_end);
         } else if last != 0 {
             end = end.max(file.length().next_multiple_of(header.cluster_size));
+            outside = true;
         }
         at += part.len() as u64;
     }
-    Ok(end)
+    Ok((end, outside))
 }
 
 #[async_trait]
