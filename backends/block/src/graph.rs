@@ -342,7 +342,10 @@ impl BlockNode {
             let (needed, shared) = self.parents_permissions()?;
             self.node.set_permissions(needed, shared).await?;
             for edge in self.edges() {
-                let (needed, shared) = self.node.child_permissions(&edge, needed, shared);
+                let (needed, mut shared) = self.node.child_permissions(&edge, needed, shared);
+                if edge.node().flags().contains(OpenFlags::FORCE_SHARE) {
+                    shared = Permissions::all();
+                }
                 if edge.permissions() != (needed, shared) {
                     edge.set_permissions(needed, shared).await?;
                 }

@@ -432,6 +432,9 @@ impl BlockNode {
             return Err(BlockError::os(libc::EIO));
         }
         let _passage = self.gate.enter().await;
+        if self.driver().children().is_empty() {
+            return to.copy_range_to(self, offset, to_offset, len, flags).await;
+        }
         self.driver().copy_range_from(offset, to, to_offset, len, flags).await
     }
 
@@ -569,6 +572,14 @@ impl BlockNode {
         };
         status.flags.set(StatusFlags::EOF, offset + status.len == length);
         Ok((status, decided))
+    }
+
+    /// Tells the driver that its parent has come to a point that has a name (QAPI's BlkdebugEvent), for tests of what
+    /// happens if the next request fails. Costs next to nothing unless the driver is `blkdebug`.
+    pub async fn debug_event(&self, event: &'static str) {
+        if self.driver().wants_debug_events() {
+            self.driver().debug_event(event).await;
+        }
     }
 
     /// Reads saved machine state, which some formats keep beside the disk.

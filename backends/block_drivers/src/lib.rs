@@ -15,5 +15,12 @@ pub fn registry() -> Registry {
     registry.add(RawDriver);
     registry.add(rhea_vhdx::VhdxDriver);
     registry.add(LuksDriver);
+    registry.add(rhea_block_filters::ThrottleDriver);
+    registry.add(rhea_block_filters::CopyOnReadDriver);
+    registry.add(rhea_block_filters::CompressDriver);
+    registry.add(rhea_block_filters::PreallocateDriver);
+    registry.add(rhea_block_filters::QuorumDriver);
+    registry.add(rhea_block_filters::BlkdebugDriver);
+    registry.add(rhea_block_filters::BlkverifyDriver);
     registry
 }

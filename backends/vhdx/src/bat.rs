@@ -240,11 +240,17 @@ impl Drop for Taken<'_> {
 pub(crate) struct EntryCheck {
     pub(crate) file_length: u64,
     pub(crate) block_size: u64,
+    pub(crate) disk_size: u64,
     /// The log, the table and the metadata.
     pub(crate) regions: [(&'static str, Region); 3],
 }
 
 impl EntryCheck {
+    /// Bytes of a block that belong to the disk. The file of a fixed image may end with the disk's last byte.
+    pub(crate) fn used(&self, block: u64) -> u64 {
+        self.disk_size.saturating_sub(block.saturating_mul(self.block_size)).min(self.block_size)
+    }
+
     /// Where the data of payload block `block` lies; `None`: it has none and reads as zeroes.
     pub(crate) fn place(&self, block: u64, entry: Entry) -> Result<Option<u64>> {
         let offset = entry.offset();
@@ -273,7 +279,7 @@ impl EntryCheck {
         if offset > self.file_length {
             return beyond("start", offset);
         }
-        let end = offset + self.block_size;
+        let end = offset + self.used(block);
         if end > self.file_length {
             return beyond("end", end);
         }

@@ -32,7 +32,7 @@ pub(crate) async fn check(image: &Image) -> Result<CheckResult> {
             }
         };
         let mut shared = false;
-        for unit in place / MIB..(place + check.block_size).div_ceil(MIB) {
+        for unit in place / MIB..(place + check.used(block)).div_ceil(MIB) {
             let (word, bit) = (&mut used[(unit / 64) as usize], 1 << (unit % 64));
             shared |= *word & bit != 0;
             *word |= bit;

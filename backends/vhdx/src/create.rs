@@ -162,7 +162,8 @@ impl Plan {
 
     async fn write(&self, file: &BlockNode) -> Result<()> {
         file.truncate(self.file_length, Truncate { exact: true, ..Truncate::default() }).await?;
-        file.write_bytes(self.regions.metadata.offset, &self.parameters.encode_metadata(Guid::random()?)).await?;
+        file.write_bytes(self.regions.metadata.offset, &self.parameters.encode_metadata(Guid::random()?))
+            .await?;
         self.write_table(file).await?;
         let table = self.regions.encode();
         for offset in REGION_TABLE_OFFSETS {
@@ -220,7 +221,8 @@ mod tests {
 
     #[test]
     fn odd_sizes_are_rounded_as_qemu_rounds_them() {
-        let block = |size: &str| plan(&format!("size=20M,block_size={size}")).unwrap().parameters.block_size / MIB;
+        let block =
+            |size: &str| plan(&format!("size=20M,block_size={size}")).unwrap().parameters.block_size / MIB;
         assert_eq!(["1", "512K", "1536K", "512M"].map(block), [1, 1, 2, 256]);
         assert!(plan("size=20M,block_size=3M").is_err());
         let log = |size: &str| plan(&format!("size=20M,log_size={size}")).unwrap().log.len / MIB;

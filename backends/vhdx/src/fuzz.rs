@@ -101,7 +101,8 @@ fn image_of(bytes: &[u8]) -> Vec<u8> {
     }
     let mut image = template().to_vec();
     for change in rest.chunks_exact(8) {
-        let areas = [0, HEADER_OFFSETS[0], HEADER_OFFSETS[1], REGION_TABLE_OFFSETS[0], REGION_TABLE_OFFSETS[1]];
+        let areas =
+            [0, HEADER_OFFSETS[0], HEADER_OFFSETS[1], REGION_TABLE_OFFSETS[0], REGION_TABLE_OFFSETS[1]];
         let areas = areas.into_iter().chain([MIB, 2 * MIB, 3 * MIB, 3 * MIB + (64 << 10), MIB + 4096]);
         let base = areas.into_iter().nth(usize::from(change[0]) % 10).unwrap_or(0) as usize;
         let at = base + usize::from(u16::from_le_bytes([change[2], change[3]]) % 8192);
@@ -155,4 +156,21 @@ pub fn fuzz_image(bytes: &[u8]) {
             let _ = disk.close().await;
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_needs_its_log_and_opens() {
+        let node: Box<dyn Node> = Box::new(BoundedFile(MemoryNode::new(image_of(&[0]))));
+        let file = BlockNode::anonymous("memory", node, OpenFlags::UNMAP);
+        let error = block_on(open(&registry(&file), &file, OpenFlags::READ_ONLY)).unwrap_err();
+        assert!(error.to_string().contains("needs to be replayed"), "{error}");
+        let disk = block_on(open(&registry(&file), &file, OpenFlags::UNMAP)).unwrap();
+        let mut data = [0; 4];
+        block_on(disk.read_bytes(5 << 20, &mut data)).unwrap();
+        assert_eq!(data, [2; 4]);
+    }
 }

@@ -7,8 +7,8 @@ use async_lock::Mutex as AsyncMutex;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockNode, CheckResult, Edge, FormatInfo, Limits, Node, OpenContext, OpenFlags, Repair, Result,
-    Role, Truncate, WriteFlags,
+    BlockError, BlockNode, CheckResult, Edge, FormatInfo, Limits, Node, OpenContext, OpenFlags, Repair,
+    Result, Role, Truncate, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -35,7 +35,7 @@ pub(crate) struct Image {
     journal: AsyncMutex<Journal>,
     /// The header tells that the file is being changed.
     announced: AtomicBool,
-    /// The file's end, a multiple of one MiB: where the next block goes.
+    /// Where the next block goes: behind the file's end and all blocks, a multiple of one MiB.
     end: AsyncMutex<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Image {
             )));
         }
         let image = Self {
-            end: AsyncMutex::new(file.length().next_multiple_of(MIB)),
+            end: AsyncMutex::new(0),
             file: edge,
             parameters,
             disk_size: AtomicU64::new(parameters.disk_size),
@@ -86,15 +86,22 @@ impl Image {
             journal: AsyncMutex::new(journal),
             announced: AtomicBool::new(false),
         };
-        if !context.flags.contains(OpenFlags::CHECK) {
-            image.refuse_bad_entries().await?;
+        let (end, bad) = image.scan_table().await?;
+        if let Some(error) = bad
+            && !context.flags.contains(OpenFlags::CHECK)
+        {
+            return Err(error);
         }
+        *image.end.lock().await = end;
         Ok(image)
     }
 
-    /// Reads the whole table from the file; an error if an entry cannot be as it is.
-    async fn refuse_bad_entries(&self) -> Result<()> {
+    /// Reads the whole table from the file: where the last block ends (or the file, if later), and what is wrong with
+    /// the first entry that cannot be as it is.
+    async fn scan_table(&self) -> Result<(u64, Option<BlockError>)> {
         let check = self.entry_check();
+        let mut end = check.file_length;
+        let mut bad = None;
         let ratio = self.parameters.chunk_ratio();
         let entries = self.parameters.bat_entries(self.length());
         let mut at = 0;
@@ -109,17 +116,22 @@ impl Image {
                     continue;
                 }
                 let block = index - index / (ratio + 1);
-                check.place(block, Entry(le64(entry, 0)))?;
+                match check.place(block, Entry(le64(entry, 0))) {
+                    Ok(None) => {}
+                    Ok(Some(place)) => end = end.max(place + check.block_size),
+                    Err(error) => bad = bad.or(Some(error)),
+                }
             }
             at += count;
         }
-        Ok(())
+        Ok((end.next_multiple_of(MIB), bad))
     }
 
     pub(crate) fn entry_check(&self) -> EntryCheck {
         EntryCheck {
             file_length: self.file.node().length(),
             block_size: self.parameters.block_size,
+            disk_size: self.length(),
             regions: [
                 ("log", self.header.log),
                 ("BAT", self.regions.bat),

@@ -37,9 +37,7 @@ impl Guid {
     /// From the fields of its text form.
     const fn new(a: u32, b: u16, c: u16, d: [u8; 8]) -> Self {
         let (a, b, c) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes());
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7],
-        ])
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]])
     }
 
     pub(crate) const ZERO: Self = Self([0; 16]);
@@ -379,7 +377,9 @@ impl Parameters {
             return Err(BlockError::malformed(format!("vhdx file parameters: block size {block_size}")));
         }
         if bits & 2 != 0 {
-            return Err(BlockError::unsupported("vhdx images with a parent (differencing) are not supported"));
+            return Err(BlockError::unsupported(
+                "vhdx images with a parent (differencing) are not supported",
+            ));
         }
         if sector_size != 512 && sector_size != 4096 {
             return Err(BlockError::malformed(format!("vhdx metadata: logical sector size {sector_size}")));

@@ -316,7 +316,9 @@ impl<'a> Log<'a> {
         let stop = offset.checked_add(len).filter(|stop| *stop <= end);
         let place = stop.map(|stop| Region { offset, len: stop - offset });
         if place.is_none_or(|place| offset < HEADERS_END || place.overlaps(self.region)) {
-            return Err(BlockError::malformed(format!("vhdx log: descriptor for {len} bytes at {offset:#x}")));
+            return Err(BlockError::malformed(format!(
+                "vhdx log: descriptor for {len} bytes at {offset:#x}"
+            )));
         }
         match piece {
             Piece::Data { leading, middle, trailing, .. } => {
@@ -352,8 +354,7 @@ mod tests {
     }
 
     fn put(file: &BlockNode, at: u64, sequence: u64, tail: u64, target: u64, fill: u8) -> u64 {
-        let header =
-            EntryHeader { sequence, tail, flushed_file_offset: 4 << 20, last_file_offset: 5 << 20 };
+        let header = EntryHeader { sequence, tail, flushed_file_offset: 4 << 20, last_file_offset: 5 << 20 };
         let bytes = encode_entry(header, GUID, &[(target, &[fill; 4096])]);
         let first = bytes.len().min((LOG.len - at) as usize);
         block_on(file.write_bytes(LOG.offset + at, &bytes[..first])).unwrap();

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 use rhea_async_io::{IoVector, IoView, block_on};
 use rhea_block::{
-    BlockNode, CreateContext, Driver, DriverKind, Limits, MemoryNode, Node, OpenContext, OpenFlags, Progress, Registry,
-    Repair, Result, Truncate, WriteFlags,
+    BlockNode, CreateContext, Driver, DriverKind, Limits, MemoryNode, Node, OpenContext, OpenFlags, Progress,
+    Registry, Repair, Result, Truncate, WriteFlags,
 };
 use rhea_options::Options;
 use rhea_vhdx::VhdxDriver;
@@ -286,9 +286,11 @@ fn crash_everywhere(requests: &[Request], seed: u64) {
                 let mut whole = base.clone();
                 steps[since..=at].iter().for_each(|step| apply(&mut whole, step));
                 examine(whole, &history, requests, safe);
-                let mut torn = base.clone();
-                survive(&mut torn, &steps[since..=at], &mut dice);
-                examine(torn, &history, requests, safe);
+                for _ in 0..3 {
+                    let mut torn = base.clone();
+                    survive(&mut torn, &steps[since..=at], &mut dice);
+                    examine(torn, &history, requests, safe);
+                }
             }
         }
     }
