@@ -12,6 +12,7 @@ pub fn registry() -> Registry {
     registry.add(HostDeviceDriver);
     registry.add(NullDriver::CO);
     registry.add(NullDriver::AIO);
+    registry.add(rhea_nbd::NbdDriver);
     registry.add(RawDriver);
     registry.add(rhea_vhdx::VhdxDriver);
     registry.add(LuksDriver);
