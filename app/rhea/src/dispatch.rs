@@ -15,22 +15,36 @@ struct FrontEnd {
     link: &'static str,
     /// The first word that selects it under Rhea's own name.
     word: &'static str,
-    target: Target,
+    kind: Kind,
     about: &'static str,
+}
+
+/// What a front end is.
+enum Kind {
+    /// A machine.
+    System(Target),
+    /// A tool, which prints by itself: takes what its messages begin with, and the arguments; the exit status.
+    Tool(fn(&str, &[String]) -> u8),
 }
 
 const FRONT_ENDS: &[FrontEnd] = &[
     FrontEnd {
         link: "qemu-system-x86_64",
         word: "system-x86_64",
-        target: Target::X86_64,
+        kind: Kind::System(Target::X86_64),
         about: "emulate a PC with 64-bit x86 processors",
     },
     FrontEnd {
         link: "qemu-system-i386",
         word: "system-i386",
-        target: Target::I386,
+        kind: Kind::System(Target::I386),
         about: "emulate a PC with 32-bit x86 processors",
+    },
+    FrontEnd {
+        link: "qemu-img",
+        word: "img",
+        kind: Kind::Tool(rhea_image_tool::run),
+        about: "make, copy, check and describe disk images",
     },
 ];
 
@@ -42,14 +56,20 @@ pub fn base_name(program: &OsStr) -> String {
 /// Runs what the name and the arguments ask for and returns the exit status.
 pub fn run(program: &str, arguments: &[String]) -> anyhow::Result<u8> {
     if let Some(front_end) = FRONT_ENDS.iter().find(|f| f.link == program) {
-        return system(program, front_end.target, arguments);
+        return match front_end.kind {
+            Kind::System(target) => system(program, target, arguments),
+            Kind::Tool(run) => Ok(run(program, arguments)),
+        };
     }
     let (word, rest) = match arguments.split_first() {
         Some((word, rest)) => (word.as_str(), rest),
         None => ("--help", arguments),
     };
     if let Some(front_end) = FRONT_ENDS.iter().find(|f| f.word == word) {
-        return system(program, front_end.target, rest);
+        return match front_end.kind {
+            Kind::System(target) => system(program, target, rest),
+            Kind::Tool(run) => Ok(run(&format!("{program} {word}"), rest)),
+        };
     }
     match word {
         "links" => links(rest),
