@@ -126,6 +126,12 @@ pub(crate) async fn open_node(
             entry.key
         )));
     }
+    let mut flags = flags;
+    if flags.contains(OpenFlags::AUTO_READ_ONLY) {
+        let below = node.children();
+        let read_only = node.is_read_only() || below.iter().any(|edge| edge.node().is_read_only());
+        flags.set(OpenFlags::READ_ONLY, read_only || flags.contains(OpenFlags::READ_ONLY));
+    }
     let node = node_of(driver.name(), node_name.clone(), describe, flags, node, backing);
     open_backing(registry, &node, backing_name, flags).await?;
     if !node_name.is_empty() {

@@ -1,6 +1,7 @@
 //! All block drivers in one registry.
 
 use rhea_block::{FileDriver, HostDeviceDriver, NullDriver, RawDriver, Registry};
+use rhea_block_crypto::LuksDriver;
 
 /// A registry with every driver there is.
 pub fn registry() -> Registry {
@@ -11,5 +12,14 @@ pub fn registry() -> Registry {
     registry.add(NullDriver::CO);
     registry.add(NullDriver::AIO);
     registry.add(RawDriver);
+    registry.add(rhea_vhdx::VhdxDriver);
+    registry.add(LuksDriver);
+    registry.add(rhea_block_filters::ThrottleDriver);
+    registry.add(rhea_block_filters::CopyOnReadDriver);
+    registry.add(rhea_block_filters::CompressDriver);
+    registry.add(rhea_block_filters::PreallocateDriver);
+    registry.add(rhea_block_filters::QuorumDriver);
+    registry.add(rhea_block_filters::BlkdebugDriver);
+    registry.add(rhea_block_filters::BlkverifyDriver);
     registry
 }

@@ -3,6 +3,7 @@
 //! Nothing here knows of virtual machines. Every other crate reaches the kernel through this one, so that
 //! `unsafe` system calls stand in one place.
 
+pub mod descriptors;
 pub mod mapping;
 pub mod signals;
 pub mod stdio;

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use rhea_async_io::{File, OpenOptions, unblock};
+use rhea_async_io::{File, OpenOptions, unblock_io};
 use rhea_options::{Options, Size};
 
+use super::lock::Locks;
 use crate::driver::{CreateContext, CreateOption, CreateOptionType};
 use crate::node::Preallocation;
+use crate::permission::Permissions;
 use crate::{BlockError, Result, ResultExt};
 
 const SIZE: CreateOption = CreateOption {
@@ -74,6 +76,11 @@ pub(super) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
     let path = Path::new(filename);
     let open = OpenOptions { write: true, create: true, ..OpenOptions::default() };
     let file = File::open(path, open).context(format!("Could not create '{filename}'"))?;
+    // Not before it is known that nobody uses it. The locks end with the file's closing.
+    if file.has_locks() {
+        let needed = Permissions::WRITE | Permissions::RESIZE;
+        Locks::NONE.change(Locks::new(needed, Permissions::all() - Permissions::RESIZE), &file, filename)?;
+    }
     file.set_length(0).context("Could not clear file")?;
     file.set_hints(nocow, hint);
     context.progress.set_total(size);
@@ -111,11 +118,13 @@ pub(super) async fn grow(file: File, old: u64, length: u64, preallocation: Preal
         Preallocation::Off => file.set_length(length).context("Failed to resize file"),
         Preallocation::Metadata => Err(BlockError::unsupported("Unsupported preallocation mode: metadata")),
         Preallocation::Falloc | Preallocation::Full if length == old => Ok(()),
-        Preallocation::Falloc => unblock(move || allocate(&file, old, length).inspect_err(|_| back(&file)))
-            .await
-            .context("Could not preallocate data for the new file"),
+        Preallocation::Falloc => {
+            unblock_io(move || allocate(&file, old, length).inspect_err(|_| back(&file)))
+                .await
+                .context("Could not preallocate data for the new file")
+        }
         Preallocation::Full => {
-            unblock(move || write_zeroes(&file, old, length).inspect_err(|_| back(&file))).await
+            unblock_io(move || write_zeroes(&file, old, length).inspect_err(|_| back(&file))).await
         }
     }
 }
