@@ -156,15 +156,15 @@ impl Comparison<'_> {
         let mut a = self.read(self.a, piece, piece.read_a, buffers).await?;
         let mut b = self.read(self.b, piece, piece.read_b, buffers).await?;
         let difference = match (&a, &b) {
-            // Told by sectors, as QEMU does.
-            (Some(a), Some(b)) => first_difference(&a.view(), &b.view()).map(|at| at / SECTOR * SECTOR),
+            (Some(a), Some(b)) => first_difference(&a.view(), &b.view()),
             (Some(data), None) | (None, Some(data)) => first_nonzero(&data.view()),
             (None, None) => None,
         };
         let mut buffers = buffers.lock();
         buffers.extend(a.take());
         buffers.extend(b.take());
-        Ok(difference.map(|at| piece.at + at as u64))
+        // Told by sectors, as QEMU does.
+        Ok(difference.map(|at| piece.at + (at / SECTOR * SECTOR) as u64))
     }
 
     async fn read(

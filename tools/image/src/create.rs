@@ -1,6 +1,8 @@
 //! `qemu-img create`
 
-use rhea_block::{BlockError, OpenFlags, Progress, Registry, full_backing_filename};
+use std::sync::Arc;
+
+use rhea_block::{BlockError, BlockNode, OpenFlags, Progress, Registry, full_backing_filename};
 use rhea_options::Options;
 use rhea_options::{LongOption, Parsed};
 
@@ -144,11 +146,7 @@ async fn check_backing(
     Ok(opened.close().await?)
 }
 
-async fn open_backing(
-    session: &Session,
-    path: &str,
-    format: Option<&str>,
-) -> Outcome<std::sync::Arc<rhea_block::BlockNode>> {
+async fn open_backing(session: &Session, path: &str, format: Option<&str>) -> Outcome<Arc<BlockNode>> {
     let flags = OpenFlags::READ_ONLY | OpenFlags::NO_IO;
     let opened = session.registry.open(path, format, flags).await;
     opened.map_err(|error: BlockError| {
@@ -165,4 +163,19 @@ pub(crate) fn is_new_file(filename: &str) -> bool {
         Some(_) => return false,
     };
     std::fs::symlink_metadata(path).is_err()
+}
+
+/// Fails if making a file of this name would empty a file that `node` reads from.
+pub(crate) fn refuse_overwriting(node: &Arc<BlockNode>, filename: &str) -> Outcome<()> {
+    use std::os::unix::fs::MetadataExt;
+    let id = |name: &str| {
+        let metadata = std::fs::metadata(name.strip_prefix("file:").unwrap_or(name)).ok()?;
+        metadata.is_file().then(|| (metadata.dev(), metadata.ino()))
+    };
+    let Some(target) = id(filename) else { return Ok(()) };
+    if !node.filename().is_empty() && id(node.filename()) == Some(target) {
+        return Err(Failure::new("Failed to get \"write\" lock")
+            .with_hint(format!("Is another process using the image [{filename}]?")));
+    }
+    node.edges().iter().try_for_each(|edge| refuse_overwriting(&edge.node(), filename))
 }

@@ -67,9 +67,8 @@ async fn copy(session: &Session, parsed: &Parsed, wanted: &Operands<'_>, input: 
     if session.registry.driver(format).is_none() {
         return Err(Failure::new("Unknown file format"));
     }
-    if same_file(wanted.input, wanted.output) {
-        return Err(Failure::new(format!("{}: input and output are the same file", wanted.output)));
-    }
+    create::refuse_overwriting(&input.node, wanted.output)
+        .told(format!("{}: error while creating output image", wanted.output))?;
     let known = Known::new(&session.registry, format, Some(wanted.output))?;
     let end = match wanted.count {
         Some(count) => input.length().min(count.saturating_add(wanted.skip).saturating_mul(wanted.bs)),
@@ -91,13 +90,6 @@ async fn copy(session: &Session, parsed: &Parsed, wanted: &Operands<'_>, input: 
     let result = move_blocks(wanted, input, &output, from, len, &meter).await;
     finish(result, [output]).await?;
     Ok(0)
-}
-
-/// Whether two names are those of one file, which making the output would empty before it is read.
-fn same_file(a: &str, b: &str) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |name: &str| std::fs::metadata(name).ok().map(|m| (m.dev(), m.ino()));
-    id(a).is_some_and(|a| Some(a) == id(b))
 }
 
 async fn move_blocks(

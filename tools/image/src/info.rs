@@ -19,8 +19,8 @@ pub(crate) const LONG: &[LongOption] = &[
     flag("image-opts", id::IMAGE_OPTS),
     flag("backing-chain", 'b'),
     flag("force-share", 'U'),
-    valued("object", id::OBJECT),
     valued("output", id::OUTPUT),
+    valued("object", id::OBJECT),
 ];
 
 pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {

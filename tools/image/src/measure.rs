@@ -109,7 +109,12 @@ pub(crate) async fn load_snapshot(image: &Image, text: &str) -> Outcome<()> {
         }
     }
     let missing = || Failure::new("Failed to load snapshot: Can't find snapshot");
-    let Some(snapshots) = image.node.driver().snapshots() else { return Err(missing()) };
+    let Some(snapshots) = image.node.driver().snapshots() else {
+        return Err(Failure::new(format!(
+            "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading internal snapshots",
+            image.node.driver_name()
+        )));
+    };
     let found = match text.starts_with("snapshot.") {
         false => snapshot::find(snapshots, text).await?,
         true => {

@@ -10,7 +10,7 @@ use rhea_block::{BlockError, BlockNode, OpenFlags, PersistentBitmaps};
 use rhea_options::Options;
 use rhea_options::{LongOption, Parsed};
 
-use crate::create::{is_new_file, option_words};
+use crate::create::{is_new_file, option_words, refuse_overwriting};
 use crate::creation::{self, Known};
 use crate::failure::{Failure, FailureExt, Outcome};
 use crate::progress::Meter;
@@ -215,6 +215,9 @@ async fn create_target(
     check_compression(wanted, format, &options)?;
     let is_new = is_new_file(wanted.target);
     let named = format!("{}: error while converting {format}", wanted.target);
+    for source in sources {
+        refuse_overwriting(&source.node, wanted.target).told(&named)?;
+    }
     let made = crate::create::make(
         session,
         format,
