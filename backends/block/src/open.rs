@@ -74,7 +74,8 @@ pub(crate) async fn open_node(
     filename: &str,
 ) -> Result<Arc<BlockNode>> {
     let describe = if filename.is_empty() {
-        options.get("filename").unwrap_or_default().to_owned()
+        // A format opened by options goes by its file's name: names of backing files are relative to that.
+        options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned()
     } else {
         filename.to_owned()
     };

@@ -1,6 +1,6 @@
 //! `qemu-img amend`
 
-use rhea_block::{BlockError, CreateOption, Driver, OpenFlags, Progress};
+use rhea_block::{BlockError, CreateOption, CreateOptionType, Driver, OpenFlags, Progress};
 use rhea_options::Options;
 use rhea_options::{LongOption, Parsed};
 use std::sync::Arc;
@@ -44,10 +44,43 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
     finish(result, [image]).await
 }
 
+/// Options of key slots, which are there to be amended only: `(of luks, of qcow2, …)`.
+const SLOTS: [(&str, &str, CreateOptionType, &str); 4] = [
+    ("keyslot", "encrypt.keyslot", CreateOptionType::Number, "Select a single keyslot to modify explicitly"),
+    (
+        "new-secret",
+        "encrypt.new-secret",
+        CreateOptionType::Text,
+        "New secret to set in the matching keyslots. Empty string to erase",
+    ),
+    (
+        "old-secret",
+        "encrypt.old-secret",
+        CreateOptionType::Text,
+        "Select all keyslots that match this password",
+    ),
+    (
+        "state",
+        "encrypt.state",
+        CreateOptionType::Text,
+        "Select new state of affected keyslots (active/inactive)",
+    ),
+];
+
 /// The options `amend` takes of a driver.
 fn amendable(driver: &Arc<dyn Driver>) -> Outcome<Vec<CreateOption>> {
-    let options: Vec<CreateOption> =
+    let mut options: Vec<CreateOption> =
         driver.create_options().iter().filter(|o| o.amendable).copied().collect();
+    for (of_luks, of_qcow2, kind, help) in SLOTS {
+        let name = match driver.name() {
+            "luks" => of_luks,
+            "qcow2" => of_qcow2,
+            _ => continue,
+        };
+        if !options.is_empty() && !options.iter().any(|o| o.name == name) {
+            options.push(CreateOption { name, kind, help, default: "", amendable: true });
+        }
+    }
     match options.is_empty() {
         true => {
             Err(Failure::new(format!("Format driver '{}' does not support option amendment", driver.name())))
@@ -56,7 +89,6 @@ fn amendable(driver: &Arc<dyn Driver>) -> Outcome<Vec<CreateOption>> {
     }
 }
 
-/// Whether an option is only there to be amended, not when an image is made: those of key slots.
 fn print_help(driver: &Arc<dyn Driver>) -> Outcome<u8> {
     let options = amendable(driver)?;
     print!("Amend options for '{}':\n{}", driver.name(), creation::help(&options));

@@ -8,7 +8,7 @@ use rhea_options::{LongOption, Parsed};
 use crate::creation::Known;
 use crate::failure::{Failure, FailureExt, Outcome};
 use crate::progress::Meter;
-use crate::session::{Image, Name, Session, finish, flag, id, read_flags, valued};
+use crate::session::{Image, Session, finish, flag, id, read_flags, valued};
 use crate::{create, size};
 
 pub(crate) const SHORT: &str = "f:O:U";
@@ -84,8 +84,7 @@ async fn copy(session: &Session, parsed: &Parsed, wanted: &Operands<'_>, input: 
     if from > input.length() {
         eprintln!("{}: {}: cannot skip to specified offset", session.program, wanted.input);
     }
-    let name = Name { text: wanted.output, format: Some(format), image_opts: false };
-    let output = session.open(name, OpenFlags::UNMAP).await?;
+    let output = session.open_made(wanted.output, format, &options, OpenFlags::UNMAP).await?;
     let meter = Meter::start(false);
     let result = move_blocks(wanted, input, &output, from, len, &meter).await;
     finish(result, [output]).await?;

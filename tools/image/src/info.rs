@@ -172,9 +172,11 @@ fn describe<'a>(
 
 /// A child's file name: its own, or that of its file.
 fn child_name(node: &Arc<BlockNode>) -> String {
-    match (node.filename(), node.file()) {
-        ("", Some(file)) => child_name(&file),
-        (name, _) => name.to_owned(),
+    let below = node.edges().into_iter().find(|e| e.role() != Role::Backing).map(|e| e.node());
+    match (node.driver_name(), node.filename(), below) {
+        ("blkdebug", _, Some(image)) => format!("blkdebug::{}", child_name(&image)),
+        (_, "", Some(file)) => child_name(&file),
+        (_, name, _) => name.to_owned(),
     }
 }
 

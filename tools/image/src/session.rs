@@ -148,6 +148,24 @@ impl Session {
         }
     }
 
+    /// Opens an image that was made a moment ago, with those of the options it was made with that it cannot be opened
+    /// without: the names of its secrets.
+    pub async fn open_made(
+        &self,
+        filename: &str,
+        format: &str,
+        made_with: &Options,
+        flags: OpenFlags,
+    ) -> Outcome<Image> {
+        let mut more = Options::default();
+        for entry in made_with.entries().iter().filter(|e| e.key.ends_with("key-secret")) {
+            more.set(&entry.key, entry.value.as_deref().unwrap_or_default());
+        }
+        let opened = self.registry.open_with(filename, Some(format), more, flags).await;
+        let node = opened.told(format!("Could not open '{filename}'"))?;
+        self.hold(node, filename.to_owned()).await.told(format!("Could not open '{filename}'"))
+    }
+
     /// Opens an image. One that may be written to and whose format was guessed to be raw is warned of.
     pub async fn open(&self, name: Name<'_>, flags: OpenFlags) -> Outcome<Image> {
         let opened = self.open_node(name, flags).await;
@@ -221,16 +239,23 @@ impl Session {
     }
 
     fn plain_name(&self, node: &Arc<BlockNode>, options: &Options) -> Option<String> {
-        let strong = |e: &&Entry| !Self::is_weak(&e.key) && e.key != "filename" && !e.key.starts_with("file");
+        let child = if node.driver_name() == "blkdebug" { "image" } else { "file" };
+        let strong = |e: &&Entry| !Self::is_weak(&e.key) && e.key != "filename" && !e.key.starts_with(child);
         if options.entries().iter().any(|e| strong(&e)) {
             return None;
         }
         if !node.filename().is_empty() && !node.filename().starts_with("json:") && node.edges().is_empty() {
             return Some(node.filename().to_owned());
         }
-        let file = node.file()?;
-        let protocol = self.registry.driver(file.driver_name())?.kind() == DriverKind::Protocol;
-        (protocol && !file.filename().is_empty()).then(|| file.filename().to_owned())
+        let below = node.edges().iter().find(|e| e.name() == child)?.node();
+        let below_options = options.clone().take_object(child);
+        let name = self.plain_name(&below, &below_options)?;
+        if child == "image" {
+            return Some(format!("blkdebug::{name}"));
+        }
+        let kind = self.registry.driver(below.driver_name())?.kind();
+        let is_file = kind == DriverKind::Protocol || below.driver_name() == "blkdebug";
+        (is_file && !name.is_empty()).then_some(name)
     }
 
     fn strong_options(&self, node: &Arc<BlockNode>, options: &Options) -> Value {

@@ -167,7 +167,7 @@ async fn convert(session: &Session, wanted: &Wanted<'_>, sources: &[Image], mete
         true => None,
         false => Some(create_target(session, wanted, sources, joined.length()).await?),
     };
-    let target = open_target(session, wanted).await;
+    let target = open_target(session, wanted, made.as_ref()).await;
     let result = match target {
         Err(failure) => Err(failure),
         Ok(target) => {
@@ -190,6 +190,8 @@ struct Made {
     /// There was no such file before.
     is_new: bool,
     has_backing: bool,
+    /// What it was made with.
+    options: Options,
 }
 
 async fn create_target(
@@ -226,7 +228,7 @@ async fn create_target(
         known.has("cluster_size"),
     );
     made.await.told(named)?;
-    Ok(Made { is_new, has_backing: backing.is_some() })
+    Ok(Made { is_new, has_backing: backing.is_some(), options })
 }
 
 fn set_backing(
@@ -267,7 +269,11 @@ fn check_compression(wanted: &Wanted<'_>, format: &str, options: &Options) -> Ou
     Ok(())
 }
 
-async fn open_target(session: &Session, wanted: &Wanted<'_>) -> Outcome<Image> {
+async fn open_target(session: &Session, wanted: &Wanted<'_>, made: Option<&Made>) -> Outcome<Image> {
+    if let Some(made) = made {
+        let format = wanted.format.unwrap_or("raw");
+        return session.open_made(wanted.target, format, &made.options, wanted.target_flags).await;
+    }
     let image_opts = wanted.parsed.has(id::TARGET_IMAGE_OPTS);
     let format = if image_opts { None } else { Some(wanted.format.unwrap_or("raw")) };
     session.open(Name { text: wanted.target, format, image_opts }, wanted.target_flags).await
