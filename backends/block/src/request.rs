@@ -17,6 +17,21 @@ pub const MAX_LENGTH: u64 = (i64::MAX as u64) & !((1 << 30) - 1);
 /// Zeroes written as data go in pieces of this size.
 const ZERO_CHUNK: u64 = 1 << 20;
 
+/// A change of the disk's contents under way.
+struct Dirtying<'a> {
+    node: Option<&'a BlockNode>,
+    offset: u64,
+    len: u64,
+}
+
+impl Drop for Dirtying<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = self.node {
+            node.mark_dirty(self.offset, self.len);
+        }
+    }
+}
+
 fn end_of(offset: u64, len: u64) -> Result<u64> {
     match offset.checked_add(len) {
         Some(end) if end <= MAX_LENGTH => Ok(end),
@@ -191,14 +206,16 @@ impl BlockNode {
         let align = u64::from(limits.request_alignment);
         if offset.is_multiple_of(align) && end.is_multiple_of(align) {
             let _tracked = self.tracked.begin(offset, end, false).await;
+            let _dirtying = self.dirtying(offset, end - offset, flags);
             self.write_aligned(&limits, offset, data, flags).await?;
         } else {
             let (start, stop) = (align_down(offset, align), align_up(end, align));
             let _tracked = self.tracked.begin(start, stop, true).await;
+            let _dirtying = self.dirtying(offset, end - offset, flags);
             // What is rare goes to the heap: every request's future would be so much larger.
             Box::pin(self.write_around(&limits, offset, end, Some(&data), flags)).await?;
         }
-        self.after_write(offset, end - offset, flags, limits.native_write).await
+        self.after_write(flags, limits.native_write).await
     }
 
     /// Writes bytes (or zeroes) that do not fill whole blocks, by reading and writing the blocks around them.
@@ -279,15 +296,18 @@ impl BlockNode {
     }
 
     /// What follows every change of the disk's contents.
-    async fn after_write(&self, offset: u64, len: u64, flags: WriteFlags, native: WriteFlags) -> Result<()> {
-        if !flags.contains(WriteFlags::WRITE_UNCHANGED) {
-            self.mark_dirty(offset, len);
-        }
+    async fn after_write(&self, flags: WriteFlags, native: WriteFlags) -> Result<()> {
         let through = self.flags().contains(OpenFlags::WRITE_THROUGH);
         if through || (flags - native).contains(WriteFlags::FUA) {
             self.driver().flush().await?;
         }
         Ok(())
+    }
+
+    /// Marks a range dirty when the answer is dropped: a write that failed or was given up may have changed it as well.
+    fn dirtying(&self, offset: u64, len: u64, flags: WriteFlags) -> Dirtying<'_> {
+        let node = (!flags.contains(WriteFlags::WRITE_UNCHANGED)).then_some(self);
+        Dirtying { node, offset, len }
     }
 
     pub(crate) fn mark_dirty(&self, offset: u64, len: u64) {
@@ -324,6 +344,7 @@ impl BlockNode {
         let (start, stop) = (align_down(offset, align), align_up(end, align));
         let ragged = start != offset || stop != end;
         let _tracked = self.tracked.begin(start, stop, ragged).await;
+        let _dirtying = self.dirtying(offset, end - offset, flags);
         let (mut from, mut to) = (offset, end);
         // The ragged ends first, then whole blocks.
         if ragged {
@@ -339,7 +360,7 @@ impl BlockNode {
             }
         }
         self.zero_aligned(limits, from, to, flags).await?;
-        self.after_write(offset, end - offset, flags, limits.native_write_zeroes & limits.native_write).await
+        self.after_write(flags, limits.native_write_zeroes & limits.native_write).await
     }
 
     async fn zero_aligned(&self, limits: &Limits, mut from: u64, to: u64, flags: WriteFlags) -> Result<()> {
@@ -393,8 +414,9 @@ impl BlockNode {
         };
         self.check_end(&self.limits(), end)?;
         let _tracked = self.tracked.begin(offset, end, false).await;
+        let _dirtying = self.dirtying(offset, end - offset, WriteFlags::empty());
         self.driver().write_compressed(offset, data).await?;
-        self.after_write(offset, end - offset, WriteFlags::empty(), WriteFlags::empty()).await
+        self.after_write(WriteFlags::empty(), WriteFlags::empty()).await
     }
 
     /// Gives storage back, if the node is opened so (`discard=unmap`) and the driver can; else does nothing.
@@ -418,6 +440,7 @@ impl BlockNode {
             return Ok(());
         }
         let _tracked = self.tracked.begin(from, to, false).await;
+        let _dirtying = self.dirtying(from, to - from, WriteFlags::empty());
         let max = match limits.max_discard {
             0 => u64::MAX,
             max => align_down(max, granule).max(granule),
@@ -436,7 +459,7 @@ impl BlockNode {
             }
             at += piece;
         }
-        self.after_write(from, to - from, WriteFlags::empty(), WriteFlags::empty()).await
+        self.after_write(WriteFlags::empty(), WriteFlags::empty()).await
     }
 
     /// Everything acknowledged before is on stable storage when this ends.
@@ -523,8 +546,9 @@ impl BlockNode {
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let _tracked = self.tracked.begin(offset, end, false).await;
+        let _dirtying = self.dirtying(offset, len, flags);
         self.driver().copy_range_to(from, from_offset, offset, len, flags & limits.native_write).await?;
-        self.after_write(offset, len, flags, limits.native_write).await
+        self.after_write(flags, limits.native_write).await
     }
 
     /// What lies at `offset`, at most `len` bytes of it, as this node and (for the bytes) what is below say. Without

@@ -127,7 +127,10 @@ impl Shared {
             future.await
         };
         let shared = self.clone();
-        let (runnable, task) = async_task::spawn(future, move |runnable| shared.schedule(runnable));
+        // A panic ends the task, not the executor with all the others; it goes on in whoever waits for the task.
+        let (runnable, task) = async_task::Builder::new()
+            .propagate_panic(true)
+            .spawn(move |()| future, move |runnable| shared.schedule(runnable));
         self.tasks.lock().wakers[index] = Some(runnable.waker());
         runnable.schedule();
         Task(task)

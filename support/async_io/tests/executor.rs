@@ -327,6 +327,16 @@ fn a_panic_in_the_pool_goes_on_in_the_caller() {
     block_on(unblock(|| panic!("out of the pool")));
 }
 
+#[test]
+fn a_panic_in_a_task_is_its_waiters_own() {
+    let executor = Executor::start("panics").unwrap();
+    let task = executor.spawn(async { panic!("as the test wants it") });
+    executor.spawn(async { panic!("as the test wants it, nobody looking") }).detach();
+    let result = std::thread::spawn(move || block_on(task)).join();
+    assert!(result.is_err());
+    assert_eq!(block_on(executor.spawn(async { 3 })), 3);
+}
+
 /// All the tests once more where io_uring seems to be missing.
 #[test]
 fn without_io_uring() {
