@@ -15,22 +15,37 @@ struct FrontEnd {
     link: &'static str,
     /// The first word that selects it under Rhea's own name.
     word: &'static str,
-    target: Target,
+    what: What,
     about: &'static str,
+}
+
+/// What a front end runs.
+#[derive(Clone, Copy)]
+enum What {
+    /// A machine with this processor.
+    System(Target),
+    /// A tool: given its program name and arguments, it prints and returns its exit status.
+    Tool(fn(&str, &[String]) -> u8),
 }
 
 const FRONT_ENDS: &[FrontEnd] = &[
     FrontEnd {
         link: "qemu-system-x86_64",
         word: "system-x86_64",
-        target: Target::X86_64,
+        what: What::System(Target::X86_64),
         about: "emulate a PC with 64-bit x86 processors",
     },
     FrontEnd {
         link: "qemu-system-i386",
         word: "system-i386",
-        target: Target::I386,
+        what: What::System(Target::I386),
         about: "emulate a PC with 32-bit x86 processors",
+    },
+    FrontEnd {
+        link: "qemu-io",
+        word: "io",
+        what: What::Tool(rhea_io_tool::run),
+        about: "read, write and check disk images by hand",
     },
 ];
 
@@ -42,14 +57,14 @@ pub fn base_name(program: &OsStr) -> String {
 /// Runs what the name and the arguments ask for and returns the exit status.
 pub fn run(program: &str, arguments: &[String]) -> anyhow::Result<u8> {
     if let Some(front_end) = FRONT_ENDS.iter().find(|f| f.link == program) {
-        return system(program, front_end.target, arguments);
+        return start(program, front_end, arguments);
     }
     let (word, rest) = match arguments.split_first() {
         Some((word, rest)) => (word.as_str(), rest),
         None => ("--help", arguments),
     };
     if let Some(front_end) = FRONT_ENDS.iter().find(|f| f.word == word) {
-        return system(program, front_end.target, rest);
+        return start(program, front_end, rest);
     }
     match word {
         "links" => links(rest),
@@ -75,6 +90,14 @@ pub fn run(program: &str, arguments: &[String]) -> anyhow::Result<u8> {
             };
             bail!("unknown command '{word}'; {hint}")
         }
+    }
+}
+
+/// Runs a front end. Its messages carry the name it was started by, or the name it stands for.
+fn start(program: &str, front_end: &FrontEnd, arguments: &[String]) -> anyhow::Result<u8> {
+    match front_end.what {
+        What::System(target) => system(program, target, arguments),
+        What::Tool(run) => Ok(run(front_end.link, arguments)),
     }
 }
 

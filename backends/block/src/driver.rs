@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::options::OpenFlags;
 use crate::permission::Permissions;
 use crate::progress::Progress;
-use crate::secret::Secrets;
+use crate::secret::{Objects, Secrets};
 use crate::{BlockError, Result, ResultExt};
 
 /// Bytes from an image's start that probing looks at.
@@ -219,13 +219,13 @@ pub trait Driver: Send + Sync {
     }
 }
 
-/// All drivers, the open nodes by name, and the secrets: what `-blockdev`, `--object` and file names refer to.
+/// All drivers, the open nodes by name, and the user's objects: what `-blockdev`, `--object` and file names refer to.
 #[derive(Default)]
 pub struct Registry {
     drivers: Vec<Arc<dyn Driver>>,
     /// Nodes somebody may refer to by name; kept until [`Registry::forget`].
     nodes: Mutex<BTreeMap<String, Arc<BlockNode>>>,
-    secrets: Secrets,
+    objects: Objects,
 }
 
 impl Registry {
@@ -259,9 +259,14 @@ impl Registry {
         })
     }
 
-    /// The user's secrets.
+    /// The user's secrets: [`Registry::objects`].
     pub fn secrets(&self) -> &Secrets {
-        &self.secrets
+        &self.objects
+    }
+
+    /// What the user has defined with `--object`.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// The node of a name.
@@ -327,6 +332,17 @@ impl Registry {
         format: Option<&str>,
         flags: OpenFlags,
     ) -> Result<Arc<BlockNode>> {
+        self.open_with(filename, format, Options::default(), flags).await
+    }
+
+    /// Like [`Registry::open`], with more options of the format (and, as `file.…`, of its file).
+    pub async fn open_with(
+        &self,
+        filename: &str,
+        format: Option<&str>,
+        more: Options,
+        flags: OpenFlags,
+    ) -> Result<Arc<BlockNode>> {
         let mut options = Options::default();
         if let Some(json) = filename.strip_prefix("json:") {
             options = Options::parse(json, None)
@@ -338,6 +354,7 @@ impl Registry {
                 options.set(&format!("file.{}", entry.key), entry.value.as_deref().unwrap_or("on"));
             }
         }
+        options.merge(more);
         if let Some(format) = format {
             if options.get("driver").is_some_and(|driver| driver != format) {
                 return Err(BlockError::invalid("Driver specified twice"));

@@ -351,6 +351,47 @@ impl BlockNode {
         })
     }
 
+    /// Goes on with other flags and options, or fails and stays as it was. A change between read-only and writable takes
+    /// the children along: before the node when it becomes writable, after it when it becomes read-only.
+    pub fn reopen(&self, flags: OpenFlags, options: rhea_options::Options) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let _drained = self.drain().await;
+            let before = self.flags();
+            let read_only = flags.contains(OpenFlags::READ_ONLY);
+            if read_only {
+                self.node.flush().await?;
+            }
+            let files: Vec<_> = self.node.children();
+            if !read_only {
+                self.reopen_files(&files, flags).await?;
+            }
+            self.read_only.store(read_only, Relaxed);
+            if let Err(error) = self.node.reopen(flags, options).await {
+                self.read_only.store(before.contains(OpenFlags::READ_ONLY), Relaxed);
+                return Err(error);
+            }
+            *self.flags.lock() = flags;
+            if read_only {
+                self.reopen_files(&files, flags).await?;
+            }
+            Ok(())
+        })
+    }
+
+    async fn reopen_files(&self, files: &[Arc<Edge>], flags: OpenFlags) -> Result<()> {
+        for edge in files {
+            let node = edge.node();
+            let wanted = match edge.role() {
+                Role::Filtered => flags,
+                _ => flags.for_file(),
+            };
+            if node.flags() != wanted {
+                node.reopen(wanted, rhea_options::Options::default()).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the node: waits for its requests, writes out what only memory has, and does the same for the children that
     /// nobody else holds.
     pub fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {

@@ -57,4 +57,4 @@ pub use permission::{Permissions, for_child};
 pub use progress::Progress;
 pub use raw::RawDriver;
 pub use request::{MAX_LENGTH, read_behind};
-pub use secret::Secrets;
+pub use secret::{Objects, Secrets};

@@ -33,8 +33,13 @@ fn align_up(value: u64, alignment: u64) -> u64 {
 }
 
 impl BlockNode {
-    /// Bytes of the disk.
+    /// Bytes of the disk, in whole sectors of 512 bytes: of a file that ends within one, the rest reads as zeroes.
     pub fn length(&self) -> u64 {
+        align_up(self.exact_length().min(MAX_LENGTH), 512)
+    }
+
+    /// Bytes of the disk as its driver has them.
+    pub fn exact_length(&self) -> u64 {
         self.driver().length()
     }
 
@@ -50,7 +55,7 @@ impl BlockNode {
         }
         end_of(offset, data.len() as u64)?;
         let _passage = self.gate.enter().await;
-        let length = self.length();
+        let length = self.exact_length();
         let available = length.saturating_sub(offset).min(data.len() as u64) as usize;
         if available == data.len() {
             return self.read_within(offset, data).await;
@@ -113,7 +118,7 @@ impl BlockNode {
 
     /// Whether writes may reach to `end`.
     fn check_end(&self, limits: &Limits, end: u64) -> Result<()> {
-        match end <= self.length() || limits.growable {
+        match end <= self.exact_length() || limits.growable {
             true => Ok(()),
             false => Err(BlockError::os(libc::EIO)),
         }
@@ -163,7 +168,7 @@ impl BlockNode {
         let align = u64::from(limits.request_alignment);
         let (start, stop) = (align_down(offset, align), align_up(end, align));
         let mut bounce = IoVector::zeroed((stop - start) as usize);
-        let length = self.length();
+        let length = self.exact_length();
         let mut blocks = vec![];
         if start < offset {
             blocks.push(start);
@@ -345,7 +350,7 @@ impl BlockNode {
     pub async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let end = end_of(offset, len)?;
         self.check_writable()?;
-        let end = end.min(self.length());
+        let end = end.min(self.exact_length());
         if offset >= end || !self.flags().contains(OpenFlags::UNMAP) {
             return Ok(());
         }
@@ -354,7 +359,7 @@ impl BlockNode {
         let granule = u64::from(limits.request_alignment.max(1));
         // The last block of a disk may be cut short.
         let from = align_up(offset, granule);
-        let to = if end == self.length() { end } else { align_down(end, granule) };
+        let to = if end == self.exact_length() { end } else { align_down(end, granule) };
         if from >= to {
             return Ok(());
         }
@@ -400,7 +405,7 @@ impl BlockNode {
         }
         self.check_writable()?;
         let _passage = self.gate.enter().await;
-        let old = self.length();
+        let old = self.exact_length();
         let (start, end) = (old.min(length), old.max(length));
         let _tracked = self.tracked.begin(start, end.max(start + 1), true).await;
         // A longer backing file must not shine through the new part.
@@ -461,8 +466,20 @@ impl BlockNode {
             let end = offset.saturating_add(len).min(length);
             let align = u64::from(self.limits().request_alignment);
             let start = align_down(offset, align);
-            let stop = align_up(end, align).min(length).max(start + 1);
-            let mut status = self.driver().block_status(start, stop - start, want_zero).await?;
+            let exact = self.exact_length();
+            let stop = align_up(end, align).min(exact).max(start + 1);
+            let mut status = match start < exact {
+                true => self.driver().block_status(start, stop - start, want_zero).await?,
+                false => BlockStatus {
+                    len: stop - start,
+                    flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
+                    map: None,
+                },
+            };
+            if start + status.len >= exact {
+                // The rest of the last sector goes with what is before it.
+                status.len = length - start;
+            }
             let skipped = offset - start;
             if status.len <= skipped {
                 return Err(BlockError::new(
@@ -552,6 +569,22 @@ impl BlockNode {
         };
         status.flags.set(StatusFlags::EOF, offset + status.len == length);
         Ok((status, decided))
+    }
+
+    /// Reads saved machine state, which some formats keep beside the disk.
+    pub async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {
+        end_of(offset, data.len() as u64)?;
+        let _passage = self.gate.enter().await;
+        self.driver().load_vm_state(offset, data).await
+    }
+
+    /// Writes machine state, to be saved with the next snapshot.
+    pub async fn save_vm_state(&self, offset: u64, data: impl Into<IoView<'_>>) -> Result<()> {
+        let data = data.into();
+        end_of(offset, data.len() as u64)?;
+        self.check_writable()?;
+        let _passage = self.gate.enter().await;
+        self.driver().save_vm_state(offset, data).await
     }
 
     /// Reads bytes into a slice.

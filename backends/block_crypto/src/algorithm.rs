@@ -82,11 +82,6 @@ impl CipherAlgorithm {
         CIPHERS.iter().find(|row| row.2 == name && row.3 == key_bytes).map(|row| row.0)
     }
 
-    /// Whether any key length makes a cipher of this LUKS name.
-    pub(crate) fn is_luks_name(name: &str) -> bool {
-        CIPHERS.iter().any(|row| row.2 == name)
-    }
-
     /// Bytes of the key.
     pub fn key_bytes(self) -> usize {
         self.row().3

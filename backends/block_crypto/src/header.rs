@@ -93,37 +93,42 @@ fn text_at<'a>(bytes: &'a [u8], at: usize, len: usize, field: &str) -> Result<&'
     let end = field_bytes
         .iter()
         .position(|&b| b == 0)
-        .ok_or_else(|| BlockError::malformed(format!("LUKS header {field} is not terminated")))?;
+        .ok_or_else(|| BlockError::malformed(format!("LUKS header {field} is not NUL terminated")))?;
     match std::str::from_utf8(&field_bytes[..end]) {
         Ok(text) if text.is_ascii() && !text.chars().any(|c| c.is_ascii_control()) => Ok(text),
         _ => Err(BlockError::malformed(format!("LUKS header {field} is not text"))),
     }
 }
 
-/// `xts-plain64`, `cbc-essiv:sha256`, or `ecb` alone.
+/// A word of `cipher-mode` that names something we do not have.
+fn not_supported(what: &str, word: &str) -> BlockError {
+    BlockError::unsupported(format!("{what} '{word}' not supported"))
+}
+
+/// `xts-plain64`, or `cbc-essiv:sha256`.
 fn parse_mode(text: &str) -> Result<(CipherMode, IvGenerator, Option<HashAlgorithm>)> {
-    let unknown = |what: &str, word: &str| {
-        BlockError::unsupported(format!("LUKS header cipher-mode '{text}': {what} '{word}' is not supported"))
-    };
-    let (mode, vector) = match text.split_once('-') {
-        Some((mode, vector)) => (mode, vector),
-        // Old volumes in ECB mode name no generator; they use none.
-        None if text == "ecb" => (text, "plain"),
-        None => {
-            return Err(BlockError::malformed(format!("Unexpected cipher mode string format '{text}'")));
-        }
-    };
+    let (mode, vector) = text
+        .split_once('-')
+        .ok_or_else(|| BlockError::malformed(format!("Unexpected cipher mode string format '{text}'")))?;
     let (generator, hash) = match vector.split_once(':') {
         Some((generator, hash)) => (generator, Some(hash)),
         None => (vector, None),
     };
-    let mode = CipherMode::lookup(mode).ok_or_else(|| unknown("mode", mode))?;
+    let mode = CipherMode::lookup(mode).ok_or_else(|| not_supported("Cipher mode", mode))?;
     let hash = match hash {
-        Some(word) => Some(HashAlgorithm::lookup(word).ok_or_else(|| unknown("hash", word))?),
+        Some(word) => Some(HashAlgorithm::lookup(word).ok_or_else(|| not_supported("Hash algorithm", word))?),
         None => None,
     };
-    let generator = IvGenerator::lookup(generator).ok_or_else(|| unknown("IV generator", generator))?;
+    let generator = IvGenerator::lookup(generator).ok_or_else(|| not_supported("IV generator", generator))?;
     Ok((mode, generator, hash))
+}
+
+fn check_iterations(of: &str, iterations: u32) -> Result<()> {
+    match iterations {
+        0 => Err(BlockError::malformed(format!("{of} iteration count is zero"))),
+        1..=MAX_ITERATIONS => Ok(()),
+        _ => Err(BlockError::malformed(format!("{of} iteration count {iterations} is too large"))),
+    }
 }
 
 impl LuksHeader {
@@ -136,32 +141,26 @@ impl LuksHeader {
         if version != 1 {
             return Err(BlockError::unsupported(format!("LUKS version {version} is not supported")));
         }
-        let cipher_name = text_at(bytes, 8, 32, "cipher-name")?;
-        let cipher_mode = text_at(bytes, 40, 32, "cipher-mode")?;
-        let hash_spec = text_at(bytes, 72, 32, "hash-spec")?;
+        let cipher_name = text_at(bytes, 8, 32, "cipher name")?;
+        let cipher_mode = text_at(bytes, 40, 32, "cipher mode")?;
+        let hash_spec = text_at(bytes, 72, 32, "hash spec")?;
         let uuid = text_at(bytes, 168, 40, "uuid")?;
         let key_bytes = u32_at(bytes, 108);
         let (mode, ivgen, ivgen_hash) = parse_mode(cipher_mode)?;
         let halves = if mode == CipherMode::Xts { 2 } else { 1 };
         let algorithm = match CipherAlgorithm::from_luks(cipher_name, (key_bytes / halves) as usize) {
             Some(algorithm) if key_bytes % halves == 0 => algorithm,
-            _ if !CipherAlgorithm::is_luks_name(cipher_name) => {
-                return Err(BlockError::unsupported(format!(
-                    "LUKS header cipher-name: algorithm '{cipher_name}' is not supported"
-                )));
-            }
             _ => {
-                return Err(BlockError::malformed(format!(
-                    "LUKS header key-bytes: algorithm '{cipher_name}' with key size {key_bytes} bytes \
-                     not supported"
+                let size = key_bytes / halves;
+                return Err(BlockError::unsupported(format!(
+                    "Algorithm '{cipher_name}' with key size {size} bytes not supported"
                 )));
             }
         };
         let spec = CipherSpec { algorithm, mode, ivgen, ivgen_hash };
         spec.check()?;
-        let hash = HashAlgorithm::lookup(hash_spec).ok_or_else(|| {
-            BlockError::unsupported(format!("LUKS header hash-spec: hash '{hash_spec}' is not supported"))
-        })?;
+        let hash =
+            HashAlgorithm::lookup(hash_spec).ok_or_else(|| not_supported("Hash algorithm", hash_spec))?;
         let this = Self {
             spec,
             hash,
@@ -180,12 +179,7 @@ impl LuksHeader {
 
     /// Refuses a header whose parts overlap, or that would take for ever.
     fn check(&self) -> Result<()> {
-        if !(1..=MAX_ITERATIONS).contains(&self.digest_iterations) {
-            return Err(BlockError::malformed(format!(
-                "LUKS header mk-digest-iterations {} is out of range",
-                self.digest_iterations
-            )));
-        }
+        check_iterations("LUKS key", self.digest_iterations)?;
         let header_end = HEADER_BYTES.div_ceil(SECTOR_SIZE) as u64;
         if !self.is_detached() && self.payload_offset() < header_end * SECTOR_SIZE as u64 {
             return Err(BlockError::malformed("LUKS payload is overlapping with the header"));
@@ -197,11 +191,8 @@ impl LuksHeader {
                     slot.stripes
                 )));
             }
-            if slot.active && !(1..=MAX_ITERATIONS).contains(&slot.iterations) {
-                return Err(BlockError::malformed(format!(
-                    "Keyslot {index} is corrupted (iterations {} is out of range)",
-                    slot.iterations
-                )));
+            if slot.active {
+                check_iterations(&format!("Keyslot {index}"), slot.iterations)?;
             }
             let (start, end) = self.material_range(slot);
             if start < header_end {
@@ -412,15 +403,15 @@ mod tests {
         let cases: [(usize, &[u8], &str); 14] = [
             (0, b"LUCKS", "not in LUKS format"),
             (6, &[0, 2], "version 2"),
-            (8, b"rot13\0", "cipher-name"),
-            (8, &[b'a'; 32], "cipher-name"),
+            (8, b"rot13\0", "Algorithm 'rot13'"),
+            (8, &[b'a'; 32], "cipher name"),
             (40, b"xts\0", "cipher mode"),
             (40, b"xts-benbi\0", "benbi"),
-            (40, b"cbc-essiv\0", "ESSIV"),
-            (72, b"sha0\0", "hash-spec"),
+            (40, b"cbc-essiv\0", "key size 64"),
+            (72, b"sha0\0", "Hash algorithm 'sha0'"),
             (104, &[0, 0, 0, 1], "payload"),
-            (108, &[0xff, 0xff, 0xff, 0xff], "key-bytes"),
-            (164, &[0, 0, 0, 0], "mk-digest-iterations"),
+            (108, &[0xff, 0xff, 0xff, 0xff], "key size"),
+            (164, &[0, 0, 0, 0], "LUKS key iteration"),
             (208, &[0, 0, 0, 0], "Keyslot 0"),
             (248, &[0, 0, 2, 0], "Keyslots 0 and 1"),
             (252, &[0xff, 0xff, 0xff, 0xff], "stripes"),

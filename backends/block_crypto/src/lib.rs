@@ -11,13 +11,16 @@
 
 mod algorithm;
 mod block_cipher;
+mod driver;
 mod header;
 mod luks_options;
+mod node;
 mod sector;
 mod split;
 mod volume;
 
 pub use algorithm::{CipherAlgorithm, CipherMode, HashAlgorithm, IvGenerator};
+pub use driver::LuksDriver;
 pub use header::{KEY_SLOTS, KeySlot, LuksHeader, MAGIC};
 pub use luks_options::{AmendOptions, LuksOptions, SlotState};
 pub use sector::{SECTOR_SIZE, SectorCipher};

@@ -97,7 +97,7 @@ pub struct AmendOptions {
     pub state: SlotState,
     /// Active: the password to add.
     pub new_secret: Option<Zeroizing<Vec<u8>>>,
-    /// Inactive: erase all slots of this password. Active: a password that opens the volume.
+    /// Inactive: erase all slots of this password (or check that `keyslot` is one). Not for active.
     pub old_secret: Option<Zeroizing<Vec<u8>>>,
     /// This slot, 0 to 7; else a free one (active), or those of `old_secret` (inactive).
     pub keyslot: Option<u32>,

@@ -155,11 +155,35 @@ fn random_uuid() -> Result<String> {
 }
 
 impl LuksVolume {
-    /// Opens a volume with a password, or without one just to look at the header.
+    /// Opens a volume with a password, or without one just to look at the header, which lies before the data.
     pub async fn open(storage: &dyn HeaderStorage, password: Option<Zeroizing<Vec<u8>>>) -> Result<Self> {
+        let header = Self::read_header(storage).await?;
+        if header.is_detached() {
+            return Err(BlockError::malformed("LUKS payload is overlapping with the header"));
+        }
+        Self::open_header(storage, header, password).await
+    }
+
+    /// Opens a volume whose header lies apart from its data.
+    pub async fn open_detached(
+        storage: &dyn HeaderStorage,
+        password: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Self> {
+        let header = Self::read_header(storage).await?;
+        Self::open_header(storage, header, password).await
+    }
+
+    async fn read_header(storage: &dyn HeaderStorage) -> Result<LuksHeader> {
         let mut bytes = vec![0; HEADER_BYTES];
         storage.read(0, &mut bytes).await.context("Unable to read LUKS header")?;
-        let header = LuksHeader::parse(&bytes)?;
+        LuksHeader::parse(&bytes)
+    }
+
+    async fn open_header(
+        storage: &dyn HeaderStorage,
+        header: LuksHeader,
+        password: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Self> {
         let unlocked = match password {
             None => None,
             Some(password) => {
@@ -205,7 +229,7 @@ impl LuksVolume {
     pub fn cipher(&self) -> Result<&SectorCipher> {
         match &self.unlocked {
             Some(unlocked) => Ok(&unlocked.cipher),
-            None => Err(BlockError::new(libc::EPERM, "the volume was opened without its key")),
+            None => Err(locked()),
         }
     }
 
@@ -240,6 +264,9 @@ impl LuksVolume {
 
     async fn add_key(&self, storage: &dyn HeaderStorage, options: AmendOptions, force: bool) -> Result<()> {
         let AmendOptions { new_secret, old_secret, keyslot, iter_time, .. } = options;
+        if old_secret.is_some() {
+            return Err(BlockError::invalid("'old-secret' must not be given when activating keyslots"));
+        }
         let password = new_secret
             .ok_or_else(|| BlockError::invalid("'new-secret' is required to activate a keyslot"))?;
         let mut header = self.header.lock().clone();
@@ -259,15 +286,9 @@ impl LuksVolume {
                 .position(|slot| !slot.active)
                 .ok_or_else(|| BlockError::invalid("Can't add a keyslot - all keyslots are in use"))?,
         };
-        let key = match (&old_secret, &self.unlocked) {
-            (Some(old), _) => unlock_any(storage, &header, old).await?,
-            (None, Some(unlocked)) => unlocked.key.clone(),
-            (None, None) => {
-                return Err(BlockError::new(
-                    libc::EPERM,
-                    "a password of the volume is required to activate a keyslot",
-                ));
-            }
+        let key = match &self.unlocked {
+            Some(unlocked) => unlocked.key.clone(),
+            None => return Err(locked()),
         };
         if header.slots[slot].active {
             // Forced: erased first, so that a crash does not leave an old salt with new material.
@@ -310,7 +331,7 @@ impl LuksVolume {
                     && unlock_slot(storage, &header, slot, old).await?.is_none()
                 {
                     return Err(BlockError::invalid(format!(
-                        "Given keyslot {slot} doesn't contain the (old) password that was given"
+                        "Given keyslot {slot} doesn't contain the given old password for erase operation"
                     )));
                 }
                 if active == 1 && !force {
@@ -378,11 +399,15 @@ impl LuksVolume {
     }
 }
 
+fn locked() -> BlockError {
+    BlockError::new(libc::EPERM, "the volume was opened without its key")
+}
+
 fn checked_slot(slot: u32) -> Result<usize> {
     match usize::try_from(slot) {
         Ok(slot) if slot < KEY_SLOTS => Ok(slot),
         _ => Err(BlockError::invalid(format!(
-            "Invalid keyslot {slot} specified. Keyslot must be between 0 and {}",
+            "Invalid keyslot {slot} specified, must be between 0 and {}",
             KEY_SLOTS - 1
         ))),
     }

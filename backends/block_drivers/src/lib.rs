@@ -1,6 +1,7 @@
 //! All block drivers in one registry.
 
 use rhea_block::{FileDriver, HostDeviceDriver, NullDriver, RawDriver, Registry};
+use rhea_block_crypto::LuksDriver;
 
 /// A registry with every driver there is.
 pub fn registry() -> Registry {
@@ -12,5 +13,6 @@ pub fn registry() -> Registry {
     registry.add(NullDriver::AIO);
     registry.add(RawDriver);
     registry.add(rhea_vhdx::VhdxDriver);
+    registry.add(LuksDriver);
     registry
 }

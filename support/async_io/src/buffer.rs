@@ -61,7 +61,7 @@ impl Region {
 }
 
 #[derive(Clone)]
-struct Segment {
+pub(crate) struct Segment {
     owner: Arc<dyn MemoryOwner>,
     start: NonNull<u8>,
     len: usize,
@@ -114,7 +114,7 @@ impl Segment {
     }
 }
 
-type Segments = SmallVec<[Segment; 2]>;
+pub(crate) type Segments = SmallVec<[Segment; 2]>;
 
 /// Memory of a request, in order, as one stretch of bytes. The one owner of these bytes.
 #[derive(Default)]
@@ -382,13 +382,17 @@ impl<'a> IoView<'a> {
         self.segments.clone()
     }
 
+    pub(crate) fn segments(&self) -> Segments {
+        self.segments.clone()
+    }
+
     /// What a system call takes; good for as long as the borrow or [`IoView::keep_alive`] lasts.
     pub fn iovecs(&self) -> SmallVec<[libc::iovec; 2]> {
         iovecs(&self.segments)
     }
 }
 
-fn iovecs(segments: &Segments) -> SmallVec<[libc::iovec; 2]> {
+pub(crate) fn iovecs(segments: &Segments) -> SmallVec<[libc::iovec; 2]> {
     segments.iter().map(|s| libc::iovec { iov_base: s.start.as_ptr().cast(), iov_len: s.len }).collect()
 }
 

@@ -6,8 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::{IoVector, IoView, unblock};
+use crate::operation::{Request, Submission};
+use crate::pool::unblock_io;
+use crate::{IoVector, IoView};
 
 /// How a file is opened. Always close-on-exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,12 +23,76 @@ pub struct OpenOptions {
     pub direct: bool,
     /// Do not wait for a device to become ready (`O_NONBLOCK`).
     pub nonblocking: bool,
+    /// Have all reads, writes and flushes done by threads, also where the kernel has io_uring.
+    pub only_threads: bool,
 }
 
 /// An open file. Clones share it.
+///
+/// What blocks says so; the asynchronous operations go to the calling thread's ring, or to threads.
 #[derive(Debug, Clone)]
 pub struct File {
-    fd: Arc<OwnedFd>,
+    open: Arc<OpenFile>,
+}
+
+/// A descriptor, and how to use it; kept by every operation under way.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    fd: OwnedFd,
+    only_threads: bool,
+    nowait: NoWait,
+}
+
+impl OpenFile {
+    pub(crate) fn only_threads(&self) -> bool {
+        self.only_threads
+    }
+}
+
+impl AsRawFd for OpenFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Whether reading from the page cache at once (`RWF_NOWAIT`) is worth a try: after a read that found nothing there,
+/// the next few are not tried, more each time.
+#[derive(Debug, Default)]
+struct NoWait {
+    skip: AtomicU32,
+    misses: AtomicU32,
+}
+
+impl NoWait {
+    const NEVER: u32 = u32::MAX;
+    const MOST: u32 = 5;
+
+    fn worth_a_try(&self) -> bool {
+        match self.skip.load(Relaxed) {
+            0 => true,
+            Self::NEVER => false,
+            skip => {
+                self.skip.store(skip - 1, Relaxed);
+                false
+            }
+        }
+    }
+
+    fn hit(&self) {
+        if self.misses.load(Relaxed) != 0 {
+            self.misses.store(0, Relaxed);
+        }
+    }
+
+    fn missed(&self) {
+        let misses = (self.misses.load(Relaxed) + 1).min(Self::MOST);
+        self.misses.store(misses, Relaxed);
+        self.skip.store((1 << misses) - 1, Relaxed);
+    }
+
+    fn give_up(&self) {
+        self.skip.store(Self::NEVER, Relaxed);
+    }
 }
 
 /// What the file system says of a file.
@@ -90,25 +157,37 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
+/// Has the kernel do something with a file. What a ring would not do without waiting, or was told to leave, a thread
+/// does.
+async fn perform(request: Request) -> (io::Result<usize>, Request) {
+    let (result, request) = Submission::new(request).await;
+    let (result, request) = match -result {
+        libc::EINTR | libc::EAGAIN | libc::ECANCELED => Submission::in_pool(request).await,
+        _ => (result, request),
+    };
+    let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+    (result, request)
+}
+
 fn offset_of(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 
 impl From<OwnedFd> for File {
     fn from(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd) }
+        Self::new(fd, OpenOptions::default())
     }
 }
 
 impl AsFd for File {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.open.fd.as_fd()
     }
 }
 
 impl AsRawFd for File {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.open.fd.as_raw_fd()
     }
 }
 
@@ -130,7 +209,21 @@ impl File {
         // SAFETY: the path ends with a zero; the mode is passed as `open` with O_CREAT wants it.
         let fd = retry(|| check(unsafe { libc::open(path.as_ptr(), flags, 0o644 as libc::mode_t) }))?;
         // SAFETY: a fresh descriptor that nobody else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+        let file = Self::new(unsafe { OwnedFd::from_raw_fd(fd) }, options);
+        if options.nonblocking {
+            // For the opening only: requests wait, and a ring would fail those that cannot be done at once.
+            // SAFETY: our descriptor, no memory.
+            retry(|| check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_NONBLOCK) }))?;
+        }
+        Ok(file)
+    }
+
+    fn new(fd: OwnedFd, options: OpenOptions) -> Self {
+        let nowait = NoWait::default();
+        if options.direct || options.only_threads {
+            nowait.give_up();
+        }
+        Self { open: Arc::new(OpenFile { fd, only_threads: options.only_threads, nowait }) }
     }
 
     /// What the file system says of the file. Blocks.
@@ -220,69 +313,102 @@ impl File {
     }
 
     /// Fills `data` from the file; what lies beyond its end is zeroed. Answers how many bytes the file had.
+    ///
+    /// For a caller that gives up, the memory is gone: `data` is shorter, or empty.
     pub async fn read_vectored_at(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
-        let mut done = 0;
+        let mut done = self.read_cached(data, offset)?;
         while done < data.len() {
-            let mut rest = data.split_off(done);
-            let result = self.read_once(&rest, offset + done as u64);
+            let rest = data.split_off(done);
+            offset_of(offset + done as u64)?;
+            let request = Request::Read { file: self.open.clone(), data: rest, offset: offset + done as u64 };
+            let (result, request) = perform(request).await;
+            let Request::Read { data: mut rest, .. } = request else { unreachable!("comes back as it went") };
             if matches!(result, Ok(0)) {
                 rest.fill(0..rest.len(), 0);
             }
             data.append(rest);
-            match result {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) => return Err(error),
+            match result? {
+                0 => break,
+                read => done += read,
             }
         }
         Ok(done)
     }
 
-    fn read_once(&self, data: &IoVector, offset: u64) -> io::Result<usize> {
+    /// Reads what is in the page cache, which takes no longer than to ask for it. Answers how many bytes from the
+    /// start there were.
+    fn read_cached(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
+        let nowait = &self.open.nowait;
+        if !nowait.worth_a_try() {
+            return Ok(0);
+        }
         let iovecs = data.iovecs();
         let count = iovecs.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
         let offset = offset_of(offset)?;
-        retry(|| {
-            // SAFETY: the vectors describe memory that `data` keeps mapped.
-            match unsafe { libc::preadv(self.as_raw_fd(), iovecs.as_ptr(), count, offset) } {
-                ..0 => Err(io::Error::last_os_error()),
-                read => Ok(read as usize),
-            }
-        })
+        // SAFETY: the vectors describe memory that `data` keeps mapped, and that nobody else uses meanwhile.
+        let read =
+            unsafe { libc::preadv2(self.as_raw_fd(), iovecs.as_ptr(), count, offset, libc::RWF_NOWAIT) };
+        if read as usize == data.len() {
+            nowait.hit();
+            return Ok(data.len());
+        }
+        if read >= 0 {
+            // Either the rest is not there, or the file ends: both are found out by the next, ordinary read.
+            nowait.missed();
+            return Ok(read as usize);
+        }
+        match io::Error::last_os_error().raw_os_error() {
+            Some(libc::EAGAIN | libc::EINTR) => nowait.missed(),
+            // A file system without it; an error of the file itself is met again by the ordinary read.
+            _ => nowait.give_up(),
+        }
+        Ok(0)
     }
 
-    /// Writes all of `data` to the file.
+    /// Writes all of `data` to the file. On an error, or for a caller that gives up, any part of it may be written.
     pub async fn write_vectored_at(&self, data: &IoView<'_>, offset: u64) -> io::Result<()> {
         let mut done = 0;
         while done < data.len() {
-            let rest = data.slice(done..data.len());
-            let iovecs = rest.iovecs();
-            let count = iovecs.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
-            let at = offset_of(offset + done as u64)?;
-            let written = retry(|| {
-                // SAFETY: the vectors describe memory that `rest` keeps mapped.
-                match unsafe { libc::pwritev(self.as_raw_fd(), iovecs.as_ptr(), count, at) } {
-                    ..0 => Err(io::Error::last_os_error()),
-                    written => Ok(written as usize),
-                }
-            })?;
-            if written == 0 {
-                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            let segments = if done == 0 { data.segments() } else { data.slice(done..data.len()).segments() };
+            offset_of(offset + done as u64)?;
+            let request =
+                Request::Write { file: self.open.clone(), data: segments, offset: offset + done as u64 };
+            match perform(request).await.0? {
+                0 => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                written => done += written,
             }
-            done += written;
         }
         Ok(())
     }
 
     /// `fdatasync`: all data written before, and what is needed to find it, is on stable storage when this ends.
     pub async fn sync_data(&self) -> io::Result<()> {
-        let this = self.clone();
-        unblock(move || this.sync_data_now()).await
+        perform(Request::SyncData { file: self.open.clone() }).await.0.map(drop)
     }
 
     /// `fallocate` with flags `FALLOC_FL_…`.
     pub async fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
-        self.fallocate_now(mode, offset, len)
+        offset_of(offset)?;
+        offset_of(len)?;
+        perform(Request::Allocate { file: self.open.clone(), mode, offset, len }).await.0.map(drop)
+    }
+
+    /// Copies bytes to another file (or elsewhere in this one) without passing them through our memory. Answers how many,
+    /// which may be fewer than asked for; 0 at the file's end. Errors of `copy_file_range`.
+    pub async fn copy_range(&self, offset: u64, to: &Self, to_offset: u64, len: u64) -> io::Result<u64> {
+        let (mut from_at, mut to_at) = (offset_of(offset)?, offset_of(to_offset)?);
+        let (from, to) = (self.clone(), to.clone());
+        let len = len.min(1 << 30) as usize;
+        unblock_io(move || {
+            retry(|| {
+                // SAFETY: our descriptors, and two numbers that live through the call.
+                let copied = unsafe {
+                    libc::copy_file_range(from.as_raw_fd(), &mut from_at, to.as_raw_fd(), &mut to_at, len, 0)
+                };
+                u64::try_from(copied).map_err(|_| io::Error::last_os_error())
+            })
+        })
+        .await
     }
 
     /// Asks the file system not to copy on write (`nocow`), and to allocate in pieces of `extent_size` bytes (0: no

@@ -1,7 +1,9 @@
 //! Asynchronous I/O for what serves a machine's disks and connections.
 //!
 //! * [`IoVector`] and [`IoView`]: memory that the kernel reads from or writes into, scattered or not.
-//! * [`block_on`] and [`spawn`]: an executor on each thread that needs one.
+//! * [`block_on`] and [`spawn`]: an executor on each thread that needs one. It waits in an io_uring, through which file
+//!   operations go as well; where the kernel has none (or `RHEA_IO_URING=off`), it waits by `poll`, and threads do them.
+//! * [`Executor`]: an executor with a thread of its own.
 //! * [`File`]: reads, writes and flushes of files.
 //! * [`unblock`]: work that would hold up the executor (compression, key derivation, file systems without an asynchronous
 //!   way in) goes to a pool of threads.
@@ -10,8 +12,16 @@
 mod buffer;
 mod executor;
 mod file;
+mod operation;
+mod pool;
+mod reactor;
+mod ring;
+mod socket;
+mod timer;
 
-pub use async_io::{Async, Timer};
 pub use buffer::{IoVector, IoView, MemoryOwner};
-pub use executor::{Task, block_on, spawn, unblock};
+pub use executor::{Executor, Task, block_on, spawn};
 pub use file::{Extent, File, FileStatus, OpenOptions};
+pub use pool::{unblock, unblock_io};
+pub use socket::Async;
+pub use timer::Timer;

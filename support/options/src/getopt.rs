@@ -168,7 +168,14 @@ mod tests {
         let options: Vec<(char, Option<&str>)> = p.options.iter().map(|(c, a)| (*c, a.as_deref())).collect();
         assert_eq!(
             options,
-            [('a', None), ('b', Some("1")), ('b', Some("2")), ('o', Some("y")), ('o', Some("z")), ('1', None)]
+            [
+                ('a', None),
+                ('b', Some("1")),
+                ('b', Some("2")),
+                ('o', Some("y")),
+                ('o', Some("z")),
+                ('1', None)
+            ]
         );
         assert_eq!(p.words, ["x", "w", "-a"]);
         assert_eq!(p.argument('b'), Some("2"));

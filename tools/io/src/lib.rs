@@ -1,1 +1,192 @@
-//! `qemu-io`: requests to a disk image by hand.
+//! `qemu-io`: requests to a disk image by hand, for tests of images and drivers.
+//!
+//! Commands come from `-c` options or, one a line, from standard input. What they print is what Debian's `qemu-io`
+//! prints, so that scripts can compare.
+
+mod commands;
+mod help;
+mod numbers;
+mod session;
+
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+
+use rhea_async_io::block_on;
+use rhea_block::OpenFlags;
+use rhea_options::{LongOption, Options, getopt};
+
+use crate::commands::{Outcome, run_line};
+use crate::session::{HowToOpen, Session};
+
+const SHORT: &str = "hVc:d:f:rsnCmki:t:T:U";
+
+const fn long(name: &'static str, takes_argument: bool, id: char) -> LongOption {
+    LongOption { name, takes_argument, id }
+}
+
+const LONG: &[LongOption] = &[
+    long("help", false, 'h'),
+    long("version", false, 'V'),
+    long("cmd", true, 'c'),
+    long("format", true, 'f'),
+    long("read-only", false, 'r'),
+    long("snapshot", false, 's'),
+    long("nocache", false, 'n'),
+    long("copy-on-read", false, 'C'),
+    long("misalign", false, 'm'),
+    long("native-aio", false, 'k'),
+    long("aio", true, 'i'),
+    long("discard", true, 'd'),
+    long("cache", true, 't'),
+    long("trace", true, 'T'),
+    long("force-share", false, 'U'),
+    long("object", true, '1'),
+    long("image-opts", false, '2'),
+];
+
+/// What the command line asks for.
+struct Invocation {
+    how: HowToOpen,
+    lines: Vec<String>,
+    objects: Vec<String>,
+    image: Option<String>,
+    image_opts: bool,
+}
+
+enum Parsed {
+    Run(Invocation),
+    Say(String),
+}
+
+/// Runs the tool and returns its exit status.
+pub fn run(program: &str, arguments: &[String]) -> u8 {
+    let invocation = match parse(program, arguments) {
+        Ok(Parsed::Run(invocation)) => invocation,
+        Ok(Parsed::Say(text)) => {
+            print!("{text}");
+            return 0;
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            return 1;
+        }
+    };
+    let registry = Arc::new(rhea_block_drivers::registry());
+    if let Some(object) = invocation.objects.first() {
+        eprintln!("{program}: --object {object}: not supported");
+        return 1;
+    }
+    block_on(work(program, registry, invocation))
+}
+
+fn parse(program: &str, arguments: &[String]) -> Result<Parsed, String> {
+    let parsed = getopt(arguments, SHORT, LONG)
+        .map_err(|error| format!("{program}: {error}\n{}", help::text(program)))?;
+    let mut how = HowToOpen { flags: OpenFlags::UNMAP, ..HowToOpen::default() };
+    let (mut lines, mut objects, mut image_opts) = (Vec::new(), Vec::new(), false);
+    for (letter, argument) in parsed.options {
+        let word = argument.clone().unwrap_or_default();
+        match letter {
+            'h' => return Ok(Parsed::Say(help::text(program))),
+            'V' => {
+                return Ok(Parsed::Say(format!("{program} (Rhea) version {}\n", env!("CARGO_PKG_VERSION"))));
+            }
+            'c' => lines.push(word),
+            'f' => how.format = Some(word),
+            '1' => objects.push(word),
+            '2' => image_opts = true,
+            // Misaligned buffers exercise a driver's bounce buffers; ours are checked by tests of their own.
+            'm' => {
+                return Err(format!(
+                    "{program}: -m is not supported; requests may be given odd offsets instead"
+                ));
+            }
+            'T' => return Err(format!("{program}: --trace is not supported")),
+            letter => {
+                commands::opening(&mut how, letter, argument.as_deref())
+                    .map_err(|m| format!("{program}: {m}"))?;
+            }
+        }
+    }
+    if image_opts && how.format.is_some() {
+        return Err(format!("{program}: --image-opts and -f are mutually exclusive"));
+    }
+    if parsed.words.len() > 1 {
+        return Err(help::text(program));
+    }
+    let image = parsed.words.into_iter().next();
+    Ok(Parsed::Run(Invocation { how, lines, objects, image, image_opts }))
+}
+
+async fn work(program: &str, registry: Arc<rhea_block::Registry>, invocation: Invocation) -> u8 {
+    let mut session = Session::new(program, registry);
+    let Invocation { mut how, lines, image, image_opts, .. } = invocation;
+    if let Some(image) = image {
+        let mut name = image.clone();
+        if image_opts {
+            match Options::parse(&image, None) {
+                Ok(options) => how.options = options,
+                Err(error) => {
+                    eprintln!("{program}: {error}");
+                    return 1;
+                }
+            }
+            name.clear();
+        }
+        if let Err(error) = session.open(&name, &how).await {
+            let device = if name.is_empty() { String::new() } else { format!(" device {name}") };
+            eprintln!("{program}: can't open{device}: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("{hint}");
+            }
+            return 1;
+        }
+    }
+    let failed = match lines.is_empty() {
+        true => interactive(&mut session).await,
+        false => all_of(&mut session, &lines).await,
+    };
+    match session.close().await {
+        Ok(()) => u8::from(failed),
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            1
+        }
+    }
+}
+
+/// Runs the `-c` lines; a failed one does not stop the others.
+async fn all_of(session: &mut Session, lines: &[String]) -> bool {
+    let mut failed = false;
+    for line in lines {
+        match run_line(session, line).await {
+            Outcome::Done => {}
+            Outcome::Failed => failed = true,
+            Outcome::Quit => break,
+        }
+    }
+    failed
+}
+
+/// Runs what standard input says, with a prompt before each line.
+async fn interactive(session: &mut Session) -> bool {
+    let mut failed = false;
+    loop {
+        print!("{}> ", session.program);
+        let _ = std::io::stdout().flush();
+        let read = rhea_async_io::unblock(|| {
+            let mut line = String::new();
+            std::io::stdin().lock().read_line(&mut line).map(|n| (n, line))
+        });
+        let line = match session.alongside(read).await {
+            Ok((count, line)) if count > 0 => line,
+            _ => break,
+        };
+        match run_line(session, &line).await {
+            Outcome::Done => {}
+            Outcome::Failed => failed = true,
+            Outcome::Quit => break,
+        }
+    }
+    failed
+}

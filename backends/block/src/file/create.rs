@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rhea_async_io::{File, OpenOptions, unblock};
+use rhea_async_io::{File, OpenOptions, unblock_io};
 use rhea_options::{Options, Size};
 
 use crate::driver::{CreateContext, CreateOption, CreateOptionType};
@@ -111,11 +111,13 @@ pub(super) async fn grow(file: File, old: u64, length: u64, preallocation: Preal
         Preallocation::Off => file.set_length(length).context("Failed to resize file"),
         Preallocation::Metadata => Err(BlockError::unsupported("Unsupported preallocation mode: metadata")),
         Preallocation::Falloc | Preallocation::Full if length == old => Ok(()),
-        Preallocation::Falloc => unblock(move || allocate(&file, old, length).inspect_err(|_| back(&file)))
-            .await
-            .context("Could not preallocate data for the new file"),
+        Preallocation::Falloc => {
+            unblock_io(move || allocate(&file, old, length).inspect_err(|_| back(&file)))
+                .await
+                .context("Could not preallocate data for the new file")
+        }
         Preallocation::Full => {
-            unblock(move || write_zeroes(&file, old, length).inspect_err(|_| back(&file))).await
+            unblock_io(move || write_zeroes(&file, old, length).inspect_err(|_| back(&file))).await
         }
     }
 }

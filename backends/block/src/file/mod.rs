@@ -60,6 +60,7 @@ async fn open(kind: Kind, context: &OpenContext<'_>, options: &mut Options) -> R
         create: false,
         direct: flags.contains(OpenFlags::DIRECT),
         nonblocking: kind == Kind::Device,
+        only_threads: flags.contains(OpenFlags::AIO_THREADS),
     };
     let file = File::open(Path::new(&filename), open).context(format!("Could not open '{filename}'"))?;
     let status = file.status().context("Could not stat file")?;

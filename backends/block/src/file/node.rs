@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ord
 
 use async_trait::async_trait;
 use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
-use rhea_async_io::{Extent, File, IoVector, IoView, unblock};
+use rhea_async_io::{Extent, File, IoVector, IoView, unblock_io};
 
 use super::{Kind, create};
 use crate::node::{BlockStatus, Limits, Node, StatusFlags, Truncate, WriteFlags};
@@ -170,7 +170,7 @@ impl Node for FileNode {
             return Ok(data);
         }
         let file = self.file.clone();
-        let (end, flags) = match unblock(move || file.extent(offset)).await {
+        let (end, flags) = match unblock_io(move || file.extent(offset)).await {
             Ok(Extent::Data(end)) => (end, here | StatusFlags::DATA),
             Ok(Extent::Hole(end)) => (end, here | StatusFlags::ZERO),
             Ok(Extent::HoleToEnd) => (offset + len, here | StatusFlags::ZERO),

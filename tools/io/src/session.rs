@@ -1,0 +1,186 @@
+//! The open image and what goes on with it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rhea_block::{BlockError, BlockNode, Edge, OpenFlags, Permissions, Registry, Role};
+use rhea_options::Options;
+
+/// How an image is to be opened.
+#[derive(Debug, Clone, Default)]
+pub struct HowToOpen {
+    /// Cache mode, discard, AIO, read-only…
+    pub flags: OpenFlags,
+    /// The format, if told.
+    pub format: Option<String>,
+    /// The driver's options.
+    pub options: Options,
+    /// Write to a temporary overlay.
+    pub snapshot: bool,
+}
+
+/// A request that goes on by itself; it reports by printing.
+pub type Pending = futures_util::future::LocalBoxFuture<'static, ()>;
+
+/// What the commands work on.
+pub struct Session {
+    /// `qemu-io`, for messages.
+    pub program: String,
+    /// Drivers and nodes.
+    pub registry: Arc<Registry>,
+    image: Option<Open>,
+    pending: FuturesUnordered<Pending>,
+}
+
+struct Open {
+    node: Arc<BlockNode>,
+    edge: Arc<Edge>,
+    temporary: Option<Temporary>,
+}
+
+/// A file that goes when we go.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Session {
+    /// Nothing is open.
+    pub fn new(program: &str, registry: Arc<Registry>) -> Self {
+        Self { program: program.into(), registry, image: None, pending: FuturesUnordered::new() }
+    }
+
+    /// The open image.
+    pub fn node(&self) -> Option<&Arc<BlockNode>> {
+        self.image.as_ref().map(|open| &open.node)
+    }
+
+    /// Opens an image; `name` may be empty if the options tell all.
+    pub async fn open(&mut self, name: &str, how: &HowToOpen) -> Result<(), BlockError> {
+        let mut flags = how.flags;
+        let mut temporary = None;
+        if how.snapshot {
+            flags |= OpenFlags::READ_ONLY;
+        }
+        let mut node = self.open_node(name, how, flags).await?;
+        if how.snapshot {
+            let (overlay, file) = self.overlay(&node, how.flags).await?;
+            node = overlay;
+            temporary = Some(file);
+        }
+        let mut needed = Permissions::CONSISTENT_READ;
+        if !node.is_read_only() {
+            needed |= Permissions::WRITE | Permissions::RESIZE;
+        }
+        let shared = match how.flags.contains(OpenFlags::FORCE_SHARE) {
+            true => Permissions::all(),
+            false => Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED,
+        };
+        let edge = Edge::new("qemu-io", Role::File, node.clone());
+        edge.set_permissions(needed, shared).await?;
+        self.image = Some(Open { node, edge, temporary });
+        Ok(())
+    }
+
+    async fn open_node(
+        &self,
+        name: &str,
+        how: &HowToOpen,
+        flags: OpenFlags,
+    ) -> Result<Arc<BlockNode>, BlockError> {
+        let mut options = how.options.clone();
+        if let Some(format) = &how.format {
+            options.set("driver", format);
+        }
+        if name.is_empty() {
+            return self.registry.open_node(options, flags, false).await;
+        }
+        if options.is_empty() || (options.entries().len() == 1 && how.format.is_some()) {
+            return self.registry.open(name, how.format.as_deref(), flags).await;
+        }
+        let format = options.take::<String>("driver")?;
+        self.registry.open_with(name, format.as_deref(), options, flags).await
+    }
+
+    async fn overlay(
+        &self,
+        base: &Arc<BlockNode>,
+        flags: OpenFlags,
+    ) -> Result<(Arc<BlockNode>, Temporary), BlockError> {
+        let unique = format!("rhea-io-{}-{}.qcow2", std::process::id(), base.name().trim_start_matches('#'));
+        let path = std::env::temp_dir().join(unique);
+        let name = path.to_string_lossy().into_owned();
+        let file = Temporary(path);
+        let mut options = Options::default();
+        options.set("size", &base.length().to_string());
+        self.registry.create("qcow2", &name, options, &rhea_block::Progress::new()).await?;
+        let node = self.registry.open(&name, Some("qcow2"), flags - OpenFlags::READ_ONLY).await?;
+        node.set_backing(Some(base.clone())).await?;
+        Ok((node, file))
+    }
+
+    /// Goes on with other flags and options; what we need of the image follows.
+    pub async fn reopen(&mut self, flags: OpenFlags, options: Options) -> Result<(), BlockError> {
+        self.settle().await;
+        let Some(Open { node, edge, .. }) = &self.image else { return Ok(()) };
+        let (before, shared) = edge.permissions();
+        let reading = Permissions::CONSISTENT_READ;
+        if flags.contains(OpenFlags::READ_ONLY) {
+            edge.set_permissions(reading, shared).await?;
+        }
+        let reopened = node.reopen(flags, options).await;
+        let needed = match &reopened {
+            Ok(()) if flags.contains(OpenFlags::READ_ONLY) => reading,
+            Ok(()) => reading | Permissions::WRITE | Permissions::RESIZE,
+            Err(_) => before,
+        };
+        edge.set_permissions(needed, shared).await?;
+        reopened
+    }
+
+    /// Closes the image, after its requests.
+    pub async fn close(&mut self) -> Result<(), BlockError> {
+        self.settle().await;
+        let Some(Open { node, edge, temporary }) = self.image.take() else { return Ok(()) };
+        edge.set_permissions(Permissions::empty(), Permissions::all()).await?;
+        let flushed = if node.is_read_only() { Ok(()) } else { node.flush().await };
+        drop(edge);
+        let closed = node.close().await;
+        drop(temporary);
+        flushed.and(closed)
+    }
+
+    /// Sets a request going; it makes progress while commands run.
+    pub async fn start(&mut self, request: Pending) {
+        self.pending.push(request);
+        // Begun here and now; what is ready at once ends at once.
+        futures_util::future::poll_fn(|context| {
+            let _ = self.pending.poll_next_unpin(context);
+            std::task::Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Waits for all requests set going.
+    pub async fn settle(&mut self) {
+        while self.pending.next().await.is_some() {}
+    }
+
+    /// Runs a command's future while requests set going make progress.
+    pub async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        futures_util::pin_mut!(work);
+        loop {
+            if self.pending.is_empty() {
+                return work.await;
+            }
+            match futures_util::future::select(work, self.pending.next()).await {
+                futures_util::future::Either::Left((value, _)) => return value,
+                futures_util::future::Either::Right((_, unfinished)) => work = unfinished,
+            }
+        }
+    }
+}
