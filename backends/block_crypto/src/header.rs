@@ -149,7 +149,7 @@ impl LuksHeader {
         let (mode, ivgen, ivgen_hash) = parse_mode(cipher_mode)?;
         let halves = if mode == CipherMode::Xts { 2 } else { 1 };
         let algorithm = match CipherAlgorithm::from_luks(cipher_name, (key_bytes / halves) as usize) {
-            Some(algorithm) if key_bytes % halves == 0 => algorithm,
+            Some(algorithm) if key_bytes.is_multiple_of(halves) => algorithm,
             _ => {
                 let size = key_bytes / halves;
                 return Err(BlockError::unsupported(format!(

@@ -151,7 +151,8 @@ fn we_read_what_debians_tools_write() {
     let data = pattern(SIZE);
     let raw = folder.file("a.raw");
     std::fs::write(&raw, &data).unwrap();
-    for options in KINDS {
+    // Debian's qemu-img takes seconds of measuring for each image it makes.
+    for options in [KINDS[0], KINDS[3], KINDS[9]] {
         let file = folder.file("a.luks");
         if debian("qemu-img", &["convert", "-f", "raw", "-O", "luks", "-o", &kind(options), &raw, &file])
             .is_none()

@@ -326,7 +326,13 @@ impl Header {
         Ok(names)
     }
 
-    fn parse_extension(&mut self, kind: u32, data: &[u8], incompatible: u64, names: &mut Vec<u8>) -> Result<()> {
+    fn parse_extension(
+        &mut self,
+        kind: u32,
+        data: &[u8],
+        incompatible: u64,
+        names: &mut Vec<u8>,
+    ) -> Result<()> {
         let text = |what: &str| match std::str::from_utf8(data) {
             Ok(text) => Ok(text.trim_end_matches('\0').to_owned()),
             Err(_) => malformed(format!("{what} is not UTF-8")),
@@ -387,7 +393,13 @@ impl Header {
         Ok(())
     }
 
-    fn parse_features(&mut self, cluster: &[u8], length: usize, incompatible: u64, names: &[u8]) -> Result<()> {
+    fn parse_features(
+        &mut self,
+        cluster: &[u8],
+        length: usize,
+        incompatible: u64,
+        names: &[u8],
+    ) -> Result<()> {
         let unknown = incompatible & !Incompatible::all().bits();
         if unknown != 0 {
             return Err(BlockError::unsupported(format!(

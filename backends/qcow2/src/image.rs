@@ -36,6 +36,8 @@ pub struct Image {
     pub(crate) backing: Arc<BackingSlot>,
     pub(crate) geometry: Geometry,
     header: parking_lot::Mutex<Header>,
+    /// Enabled bitmaps, while the image is written to.
+    bitmaps: crate::bitmap::tracking::Tracking,
     /// Requests hold a share; what changes the image as a whole (snapshots, truncation, amend) holds it alone.
     requests: async_lock::RwLock<()>,
 }
@@ -57,6 +59,18 @@ impl Image {
     /// The file with guest data: another one, or the same.
     pub fn data(&self) -> Arc<BlockNode> {
         self.data_file.as_ref().unwrap_or(&self.file).node()
+    }
+
+    /// The enabled bitmaps, while the image is written to.
+    pub(crate) fn bitmaps(&self) -> &crate::bitmap::tracking::Tracking {
+        &self.bitmaps
+    }
+
+    /// Shows the contents that a snapshot's L1 table describes instead of the present ones, on an image opened
+    /// read-only: `entries` entries at `offset` in the file, for a disk of `size` bytes. Needs [`Image::exclusive`].
+    pub(crate) async fn show_snapshot(&self, offset: u64, entries: u32, size: u64) -> Result<()> {
+        let _ = (offset, entries, size);
+        Err(BlockError::os(libc::ENOTSUP))
     }
 
     /// Waits until no request is under way, and keeps new ones out. For whoever changes the image as a whole; methods of

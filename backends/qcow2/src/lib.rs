@@ -3,10 +3,13 @@
 mod amend;
 mod bitmap;
 mod check;
+mod counts;
 mod geometry;
 mod header;
 mod image;
 mod snapshot;
+mod structures;
+mod transaction;
 
 pub use geometry::{Geometry, Kind, L2Entry};
 pub use header::{

@@ -1,0 +1,268 @@
+//! Comparing the refcounts on disk with the references that were counted, and putting them right.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use rhea_async_io::IoVector;
+use rhea_block::{BlockError, Result, ResultExt};
+
+use super::Check;
+use crate::geometry::{Geometry, REFCOUNT_TABLE_MASK};
+use crate::structures::{IN_FLIGHT, load, read_refcount_table, read_vector, store};
+
+/// Bytes of refcount blocks that [`Actual`] keeps.
+const CACHE: u64 = 16 << 20;
+
+/// What a refcount table entry is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Block {
+    /// All refcounts are 0.
+    Missing,
+    /// Here it is.
+    At(u64),
+    /// It cannot be read.
+    Unusable,
+}
+
+/// Whether findings are told or repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Each is told; nothing is written.
+    Look,
+    /// What was asked for is put right, and the rest told again.
+    Repair,
+}
+
+/// A refcount block on its way.
+struct Loaded {
+    index: u64,
+    data: Option<Result<IoVector>>,
+}
+
+impl Check<'_> {
+    /// Counts the refcount table and blocks, and looks whether each block is where it can be.
+    pub(super) async fn count_refcount_structures(&mut self) -> Result<()> {
+        let bits = self.geometry.cluster_bits;
+        let offset = self.header.refcount_table_offset;
+        let len = u64::from(self.header.refcount_table_clusters) << bits;
+        if self.count_region(offset, len, 1) {
+            self.structures.push((offset, len));
+        }
+        let table = read_refcount_table(&self.file, &self.header).await?;
+        self.blocks = vec![Block::Missing; table.len()];
+        for (index, entry) in table.into_iter().enumerate().filter(|(_, entry)| *entry != 0) {
+            self.blocks[index] = self.count_refcount_block(index, entry);
+        }
+        Ok(())
+    }
+
+    fn count_refcount_block(&mut self, index: usize, entry: u64) -> Block {
+        let cluster_size = self.geometry.cluster_size;
+        let offset = entry & REFCOUNT_TABLE_MASK;
+        if entry != offset {
+            self.corrupt(1, format!("ERROR refcount table entry {index} has reserved bits set"));
+            self.rebuild = true;
+            return if offset.is_multiple_of(cluster_size) && offset < self.file_length {
+                Block::At(offset)
+            } else {
+                Block::Unusable
+            };
+        }
+        if !offset.is_multiple_of(cluster_size) {
+            self.corrupt(
+                1,
+                format!(
+                    "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
+                ),
+            );
+            self.rebuild = true;
+            return Block::Unusable;
+        }
+        if offset >= self.file_length {
+            self.found(self.repair.errors, &format!("refcount block {index} is outside image"));
+            self.rebuild = true;
+            return Block::Missing;
+        }
+        if self.count_region(offset, cluster_size, 1) {
+            self.structures.push((offset, cluster_size));
+        }
+        let count = self.counts.get(offset >> self.geometry.cluster_bits);
+        if count != 1 {
+            self.corrupt(1, format!("ERROR refcount block {index} refcount={count}"));
+            self.rebuild = true;
+        }
+        Block::At(offset)
+    }
+
+    /// Compares every refcount with the references counted. In the repairing pass, refcounts are put right in their
+    /// blocks.
+    pub(super) async fn compare_refcounts(&mut self, pass: Pass) -> Result<()> {
+        let geometry = self.geometry;
+        let (file, cluster_size) = (self.file.clone(), geometry.cluster_size);
+        self.clusters = self.file_length.div_ceil(cluster_size).max(self.counts.end());
+        let per_block = 1u64 << geometry.refcount_block_bits;
+        let needed = self.clusters.div_ceil(per_block);
+        let blocks: Vec<(u64, Block)> = (0..needed)
+            .zip(self.blocks.iter().copied())
+            .filter(|(_, block)| *block != Block::Missing)
+            .collect();
+        let mut reads = stream::iter(blocks)
+            .map(move |(index, block)| {
+                let file = file.clone();
+                async move {
+                    let data = match block {
+                        Block::At(offset) => Some(read_vector(file, offset, cluster_size).await),
+                        _ => None,
+                    };
+                    Loaded { index, data }
+                }
+            })
+            .buffered(IN_FLIGHT);
+        let mut next = 0;
+        self.end_cluster = 0;
+        while let Some(loaded) = reads.next().await {
+            // Blocks that are not there count nothing.
+            self.compare_missing(next * per_block, loaded.index * per_block, pass);
+            next = loaded.index + 1;
+            self.compare_block(loaded, pass).await?;
+        }
+        self.compare_missing(next * per_block, self.clusters, pass);
+        Ok(())
+    }
+
+    fn compare_missing(&mut self, from: u64, to: u64, pass: Pass) {
+        let mut found = Vec::new();
+        self.counts.each_in(from, to.min(self.clusters), |cluster, count| {
+            found.push((cluster, count));
+            true
+        });
+        for (cluster, count) in found {
+            self.mismatch(cluster, 0, count, pass);
+            self.end_cluster = cluster + 1;
+        }
+    }
+
+    async fn compare_block(&mut self, loaded: Loaded, pass: Pass) -> Result<()> {
+        let order = self.geometry.refcount_order;
+        let first = loaded.index << self.geometry.refcount_block_bits;
+        let last = (first + (1 << self.geometry.refcount_block_bits)).min(self.clusters);
+        let mut data = match loaded.data {
+            Some(Ok(data)) => data,
+            Some(Err(error)) => return self.unreadable_refcounts(first, last, &error),
+            // Without a repair nobody can tell these; with one they are made anew.
+            None if self.repair.errors => {
+                self.compare_missing(first, last, pass);
+                return Ok(());
+            }
+            None => return self.unreadable_refcounts(first, last, &BlockError::os(libc::EIO)),
+        };
+        let bytes = data.as_mut_slice().expect("a fresh vector is one segment");
+        let mut changed = false;
+        for cluster in first..last {
+            let index = (cluster - first) as usize;
+            // The widest case by far, and the one all images have that were not told otherwise.
+            let actual = match order {
+                4 => u64::from(u16::from_be_bytes([bytes[index * 2], bytes[index * 2 + 1]])),
+                _ => load(order, bytes, index),
+            };
+            let count = self.counts.get(cluster);
+            if actual | count == 0 {
+                continue;
+            }
+            self.end_cluster = cluster + 1;
+            if actual != count && self.mismatch(cluster, actual, count, pass) {
+                store(order, bytes, index, count);
+                changed = true;
+            }
+        }
+        if changed {
+            let Some(Block::At(offset)) = self.blocks.get(loaded.index as usize) else {
+                unreachable!("only a block that was read can have changed");
+            };
+            self.wrote = true;
+            self.file.write_bytes(*offset, bytes).await.context("Could not write a refcount block")?;
+        }
+        Ok(())
+    }
+
+    fn unreadable_refcounts(&mut self, first: u64, last: u64, error: &BlockError) -> Result<()> {
+        for cluster in first..last {
+            self.tell(format!("Can't get refcount for cluster {cluster}: {error}"));
+        }
+        self.result.check_errors += last - first;
+        Ok(())
+    }
+
+    /// A refcount differs from the references. Returns whether it is to be put right.
+    fn mismatch(&mut self, cluster: u64, actual: u64, count: u64, pass: Pass) -> bool {
+        let leak = actual > count;
+        let wanted = if leak { self.repair.leaks && !self.unseen } else { self.repair.errors };
+        let repair = pass == Pass::Repair && wanted;
+        let what = match (repair, leak) {
+            (true, _) => "Repairing",
+            (false, true) => "Leaked",
+            (false, false) => "ERROR",
+        };
+        self.tell(format!("{what} cluster {cluster} refcount={actual} reference={count}"));
+        // What the repairing pass finds, the first one has counted.
+        if pass == Pass::Look {
+            match leak {
+                true => self.result.leaks += 1,
+                false => self.result.corruptions += 1,
+            }
+            // To raise a refcount from 0 would be to trust a structure that lost it.
+            self.rebuild |= actual == 0;
+        }
+        if repair {
+            match leak {
+                true => {
+                    self.result.leaks -= 1;
+                    self.result.leaks_fixed += 1;
+                }
+                false => {
+                    self.result.corruptions -= 1;
+                    self.result.corruptions_fixed += 1;
+                }
+            }
+        }
+        repair
+    }
+}
+
+/// Looks up refcounts on disk, in any order.
+pub(super) struct Actual {
+    blocks: HashMap<u64, Option<Vec<u8>>>,
+    last: Option<u64>,
+}
+
+impl Actual {
+    pub(super) fn new() -> Self {
+        Self { blocks: HashMap::new(), last: None }
+    }
+
+    /// The refcount of the cluster at `offset`; `None` if its block cannot be read.
+    pub(super) async fn get(&mut self, check: &Check<'_>, offset: u64) -> Option<u64> {
+        let geometry: &Geometry = &check.geometry;
+        let cluster = offset >> geometry.cluster_bits;
+        let index = cluster >> geometry.refcount_block_bits;
+        if self.last != Some(index) && !self.blocks.contains_key(&index) {
+            if (self.blocks.len() as u64 + 1) << geometry.cluster_bits > CACHE {
+                self.blocks.clear();
+            }
+            let block = match check.blocks.get(index as usize) {
+                None | Some(Block::Missing) => Some(Vec::new()),
+                Some(Block::Unusable) => None,
+                Some(&Block::At(offset)) => {
+                    let data = read_vector(check.file.clone(), offset, geometry.cluster_size).await;
+                    data.ok().map(|data| data.to_vec())
+                }
+            };
+            self.blocks.insert(index, block);
+        }
+        self.last = Some(index);
+        let block = self.blocks.get(&index)?.as_ref()?;
+        let in_block = cluster & ((1 << geometry.refcount_block_bits) - 1);
+        Some(if block.is_empty() { 0 } else { load(geometry.refcount_order, block, in_block as usize) })
+    }
+}
