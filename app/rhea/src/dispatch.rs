@@ -53,6 +53,12 @@ const FRONT_ENDS: &[FrontEnd] = &[
         what: What::Tool(rhea_io_tool::run),
         about: "read, write and check disk images by hand",
     },
+    FrontEnd {
+        link: "qemu-nbd",
+        word: "nbd",
+        what: What::Tool(rhea_nbd_tool::run),
+        about: "serve disk images to NBD clients",
+    },
 ];
 
 /// The last component of the path a program was started by; `rhea` if there is none.
