@@ -1,7 +1,9 @@
 //! Draining: hold new requests at the gate and wait until those under way have ended.
 
+use std::sync::{Arc, Weak};
+
 use async_lock::{RwLock, RwLockReadGuard, RwLockWriteGuardArc};
-use std::sync::Arc;
+use parking_lot::Mutex;
 
 use crate::graph::BlockNode;
 
@@ -9,6 +11,8 @@ use crate::graph::BlockNode;
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     lock: Arc<RwLock<()>>,
+    /// Where requests that wait go instead of on: another node took this one's place while they waited.
+    instead: Mutex<Weak<BlockNode>>,
 }
 
 /// A request on its way.
@@ -25,13 +29,22 @@ pub struct Drained {
 }
 
 impl Gate {
-    pub(crate) async fn enter(&self) -> Passage<'_> {
-        let share = match self.lock.try_read() {
-            Some(share) => share,
-            // On the heap, as it is rare: every request's future would be so much larger.
-            None => Box::pin(self.lock.read()).await,
-        };
-        Passage { _share: share }
+    /// Lets a request through; an error is the node it is to go to instead.
+    pub(crate) async fn enter(&self) -> Result<Passage<'_>, Arc<BlockNode>> {
+        if let Some(share) = self.lock.try_read() {
+            return Ok(Passage { _share: share });
+        }
+        // On the heap, as it is rare: every request's future would be so much larger.
+        let share = Box::pin(self.lock.read()).await;
+        match self.instead.lock().upgrade() {
+            Some(other) => Err(other),
+            None => Ok(Passage { _share: share }),
+        }
+    }
+
+    /// Sends the requests that wait to another node, once the drain ends.
+    pub(crate) fn send_waiting(&self, _: &Drained, other: &Arc<BlockNode>) {
+        *self.instead.lock() = Arc::downgrade(other);
     }
 }
 
@@ -39,6 +52,9 @@ impl BlockNode {
     /// Waits for the requests under way and holds new ones until the answer is dropped. Requests that the node's own
     /// driver makes on its children go on, so that those under way can end.
     pub async fn drain(&self) -> Drained {
-        Drained { _all: self.gate.lock.write_arc().await }
+        let all = self.gate.lock.write_arc().await;
+        // All who waited for an earlier drain are through.
+        *self.gate.instead.lock() = Weak::new();
+        Drained { _all: all }
     }
 }

@@ -69,7 +69,10 @@ impl BlockNode {
             return Ok(());
         }
         end_of(offset, data.len() as u64)?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Read(offset, data)).await,
+        };
         let length = self.exact_length();
         let available = length.saturating_sub(offset).min(data.len() as u64) as usize;
         if available == data.len() {
@@ -83,6 +86,19 @@ impl BlockNode {
         };
         data.append(beyond);
         result
+    }
+
+    /// Reads from a node whose gate the caller holds (see [`BlockNode::drain`]).
+    pub async fn read_while_drained(
+        &self,
+        _: &crate::Drained,
+        offset: u64,
+        data: &mut IoVector,
+    ) -> Result<()> {
+        match offset.checked_add(data.len() as u64) {
+            Some(end) if end <= self.exact_length() => self.read_within(offset, data).await,
+            _ => Err(BlockError::os(libc::EIO)),
+        }
     }
 
     /// A read within the disk, aligned and cut to the driver's taste.
@@ -154,9 +170,31 @@ impl BlockNode {
         if data.is_empty() {
             return Ok(());
         }
-        let end = end_of(offset, data.len() as u64)?;
+        end_of(offset, data.len() as u64)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Write(offset, data, flags)).await,
+        };
+        self.write_admitted(offset, data, flags).await
+    }
+
+    /// Writes to a node whose gate the caller holds (see [`BlockNode::drain`]).
+    pub async fn write_while_drained(
+        &self,
+        _: &crate::Drained,
+        offset: u64,
+        data: impl Into<IoView<'_>>,
+        flags: WriteFlags,
+    ) -> Result<()> {
+        let data = data.into();
+        end_of(offset, data.len() as u64)?;
+        self.check_writable()?;
+        self.write_admitted(offset, data, flags).await
+    }
+
+    async fn write_admitted(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {
+        let end = end_of(offset, data.len() as u64)?;
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let open = self.flags();
@@ -290,7 +328,10 @@ impl BlockNode {
         }
         let end = end_of(offset, len)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::WriteZeroes(offset, len, flags)).await,
+        };
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let unmap = self.flags().contains(OpenFlags::UNMAP);
@@ -367,7 +408,10 @@ impl BlockNode {
         let data = data.into();
         let end = end_of(offset, data.len() as u64)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::WriteCompressed(offset, data)).await,
+        };
         self.check_end(&self.limits(), end)?;
         let _tracked = self.tracked.begin(offset, end, false).await;
         let _dirtying = self.dirtying(offset, end - offset, WriteFlags::empty());
@@ -383,7 +427,10 @@ impl BlockNode {
         if offset >= end || !self.flags().contains(OpenFlags::UNMAP) {
             return Ok(());
         }
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Discard(offset, len)).await,
+        };
         let limits = self.limits();
         let granule = u64::from(limits.request_alignment.max(1));
         // The last block of a disk may be cut short.
@@ -420,7 +467,10 @@ impl BlockNode {
         if self.is_read_only() {
             return Ok(());
         }
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Flush).await,
+        };
         self.driver().flush().await
     }
 
@@ -434,7 +484,10 @@ impl BlockNode {
             ));
         }
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Truncate(length, how)).await,
+        };
         let old = self.exact_length();
         let (start, end) = (old.min(length), old.max(length));
         let _tracked = self.tracked.begin(start, end.max(start + 1), true).await;
@@ -461,7 +514,12 @@ impl BlockNode {
         if end_of(offset, len)? > self.length() {
             return Err(BlockError::os(libc::EIO));
         }
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => {
+                return elsewhere(&other, Waiting::CopyFrom(offset, to, to_offset, len, flags)).await;
+            }
+        };
         if self.driver().children().is_empty() {
             return to.copy_range_to(self, offset, to_offset, len, flags).await;
         }
@@ -479,7 +537,12 @@ impl BlockNode {
     ) -> Result<()> {
         let end = end_of(offset, len)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => {
+                return elsewhere(&other, Waiting::CopyTo(from, from_offset, offset, len, flags)).await;
+            }
+        };
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let _tracked = self.tracked.begin(offset, end, false).await;
@@ -616,7 +679,10 @@ impl BlockNode {
     /// Reads saved machine state, which some formats keep beside the disk.
     pub async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {
         end_of(offset, data.len() as u64)?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::LoadVmState(offset, data)).await,
+        };
         self.driver().load_vm_state(offset, data).await
     }
 
@@ -625,7 +691,10 @@ impl BlockNode {
         let data = data.into();
         end_of(offset, data.len() as u64)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::SaveVmState(offset, data)).await,
+        };
         self.driver().save_vm_state(offset, data).await
     }
 
@@ -640,6 +709,42 @@ impl BlockNode {
     /// Writes bytes from a slice.
     pub async fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.write(offset, &IoVector::from_slice(bytes), WriteFlags::empty()).await
+    }
+}
+
+/// A request that waited at a gate, and found that another node had taken its node's place.
+enum Waiting<'a> {
+    Read(u64, &'a mut IoVector),
+    Write(u64, IoView<'a>, WriteFlags),
+    WriteZeroes(u64, u64, WriteFlags),
+    WriteCompressed(u64, IoView<'a>),
+    Discard(u64, u64),
+    Flush,
+    Truncate(u64, Truncate),
+    CopyFrom(u64, &'a Arc<BlockNode>, u64, u64, WriteFlags),
+    CopyTo(&'a Arc<BlockNode>, u64, u64, u64, WriteFlags),
+    LoadVmState(u64, &'a mut IoVector),
+    SaveVmState(u64, IoView<'a>),
+}
+
+/// Does a request on the node that has taken the place of the one it was meant for.
+fn elsewhere<'a>(node: &'a Arc<BlockNode>, request: Waiting<'a>) -> BoxFuture<'a, Result<()>> {
+    match request {
+        Waiting::Read(offset, data) => Box::pin(node.read(offset, data)),
+        Waiting::Write(offset, data, flags) => Box::pin(node.write_view(offset, data, flags)),
+        Waiting::WriteZeroes(offset, len, flags) => Box::pin(node.write_zeroes(offset, len, flags)),
+        Waiting::WriteCompressed(offset, data) => Box::pin(node.write_compressed(offset, data)),
+        Waiting::Discard(offset, len) => Box::pin(node.discard(offset, len)),
+        Waiting::Flush => Box::pin(node.flush()),
+        Waiting::Truncate(length, how) => Box::pin(node.truncate(length, how)),
+        Waiting::CopyFrom(offset, to, at, len, flags) => {
+            Box::pin(node.copy_range(offset, to, at, len, flags))
+        }
+        Waiting::CopyTo(from, at, offset, len, flags) => {
+            Box::pin(node.copy_range_to(from, at, offset, len, flags))
+        }
+        Waiting::LoadVmState(offset, data) => Box::pin(node.load_vm_state(offset, data)),
+        Waiting::SaveVmState(offset, data) => Box::pin(node.save_vm_state(offset, data)),
     }
 }
 

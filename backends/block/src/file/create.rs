@@ -67,7 +67,7 @@ pub(super) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
     let preallocation = match options.take::<String>("preallocation")? {
         None => Preallocation::Off,
         Some(word) => Preallocation::from_word(&word)
-            .ok_or_else(|| BlockError::invalid(format!("Invalid parameter '{word}'")))?,
+            .ok_or_else(|| BlockError::invalid(format!("invalid parameter value: {word}")))?,
     };
     let nocow = options.take::<bool>("nocow")?.unwrap_or(false);
     let hint = options.take::<Size>("extent_size_hint")?.map_or(EXTENT_SIZE, |size| size.0);
