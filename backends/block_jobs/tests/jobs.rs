@@ -89,11 +89,13 @@ fn a_backup_is_the_disk_as_it_was() {
         let job = spawn(async move { backup.run(&worker).await });
         // The job's filter stands before the disk as soon as the job has begun.
         while edge.node().driver_name() != "copy-before-write" {
+            assert_ne!(control.status(), JobStatus::Concluded, "{:?}", control.error());
             Timer::after(Duration::from_millis(1)).await;
         }
-        let writer = spawn(scribble(edge.clone(), before.clone(), 300));
+        let after = scribble(edge.clone(), before.clone(), 300).await;
+        control.set_speed(0);
         job.await.unwrap();
-        writer.await
+        after
     });
     assert!(contents(&target) == before);
     assert!(contents(&source) == after);

@@ -307,8 +307,8 @@ impl Node for FileNode {
         if !want_zero || !self.is_regular() {
             return Ok(data);
         }
-        let file = self.file();
-        let (end, flags) = match unblock_io(move || file.extent(offset)).await {
+        // Quick enough (the file system has its extents in memory, mostly) not to be worth another thread.
+        let (end, flags) = match self.file().extent(offset) {
             Ok(Extent::Data(end)) => (end, here | StatusFlags::DATA),
             Ok(Extent::Hole(end)) => (end, here | StatusFlags::ZERO),
             Ok(Extent::HoleToEnd) => (offset + len, here | StatusFlags::ZERO),

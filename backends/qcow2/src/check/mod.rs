@@ -205,6 +205,9 @@ impl<'a> Check<'a> {
             self.tell("ERROR need to rebuild refcount structures".into());
             self.result.check_errors += 1;
         } else if fixable && (self.repair.leaks || self.repair.errors) && self.refcounts_differ() {
+            if self.unseen && self.result.leaks != 0 {
+                self.tell("Leaked clusters are kept: a table that may name them could not be read".into());
+            }
             self.compare_refcounts(Pass::Repair).await?;
         }
         self.result.image_end_offset = self.end_cluster.max(1) << self.geometry.cluster_bits;
