@@ -94,6 +94,23 @@ impl Bench {
         }
     }
 
+    /// Like [`Bench::run`], in a folder within the test's.
+    pub fn run_in(&self, folder: &str, whose: Whose, line: &str) -> Ran {
+        let inner =
+            Self { folder: self.folder.join(folder), ours: self.ours.clone(), differences: String::new() };
+        let ran = inner.run(whose, line);
+        // The folder goes with the test's own.
+        std::mem::forget(inner);
+        ran
+    }
+
+    /// Runs Debian's tool in the folder `theirs` and ours in the folder `ours`, and notes where what they print differs.
+    pub fn pair(&mut self, line: &str) {
+        let theirs = self.run_in("theirs", Whose::Theirs, line);
+        let ours = self.run_in("ours", Whose::Ours, line);
+        self.note(line, &theirs, &ours);
+    }
+
     /// Runs a tool that must succeed.
     #[track_caller]
     pub fn ok(&self, whose: Whose, line: &str) -> Ran {
