@@ -21,5 +21,6 @@ pub fn registry() -> Registry {
     registry.add(rhea_block_filters::QuorumDriver);
     registry.add(rhea_block_filters::BlkdebugDriver);
     registry.add(rhea_block_filters::BlkverifyDriver);
+    rhea_image_formats::register(&mut registry);
     registry
 }
