@@ -2,6 +2,7 @@
 
 use rhea_block::{FileDriver, HostDeviceDriver, NullDriver, RawDriver, Registry};
 use rhea_block_crypto::LuksDriver;
+use rhea_block_remote::{FtpDriver, HttpDriver};
 
 /// A registry with every driver there is.
 pub fn registry() -> Registry {
@@ -11,6 +12,7 @@ pub fn registry() -> Registry {
     registry.add(HostDeviceDriver);
     registry.add(NullDriver::CO);
     registry.add(NullDriver::AIO);
+    registry.add(rhea_nbd::NbdDriver);
     registry.add(RawDriver);
     registry.add(rhea_vhdx::VhdxDriver);
     registry.add(LuksDriver);
@@ -21,6 +23,10 @@ pub fn registry() -> Registry {
     registry.add(rhea_block_filters::QuorumDriver);
     registry.add(rhea_block_filters::BlkdebugDriver);
     registry.add(rhea_block_filters::BlkverifyDriver);
+    registry.add(HttpDriver::HTTP);
+    registry.add(HttpDriver::HTTPS);
+    registry.add(FtpDriver::FTP);
+    registry.add(FtpDriver::FTPS);
     rhea_image_formats::register(&mut registry);
     registry
 }

@@ -125,7 +125,8 @@ async fn check_after_crash(format: &str, file: Vec<u8>, expected: &Expected, wha
             let counts = message.strip_prefix("ERROR: allocated blocks mismatch, is ");
             let ahead = counts.and_then(|counts| {
                 let (is, should) = counts.split_once(", should be ")?;
-                Some(is.parse::<u64>().ok()? > should.parse::<u64>().ok()?)
+                // The map has fewer blocks than the header counts.
+                Some(is.parse::<u64>().ok()? < should.parse::<u64>().ok()?)
             });
             ahead == Some(true) || *message == "ERROR image was not closed correctly"
         };
@@ -139,7 +140,7 @@ async fn check_after_crash(format: &str, file: Vec<u8>, expected: &Expected, wha
 async fn crash(format: &str, set: &str, seed: u64) {
     let folder = Folder::new();
     let file = folder.file("image");
-    let size = 3u64 << 20;
+    let size = 2u64 << 20;
     create(&registry(), format, &file, set, size).await;
     let start = std::fs::read(&file).expect("image");
     let (opened, log) = open_in_memory(format, start.clone(), OpenFlags::empty()).await;
@@ -149,7 +150,7 @@ async fn crash(format: &str, set: &str, seed: u64) {
     // What may be expected from each operation of the file on.
     let mut now = vec![0; length as usize];
     let mut stages = vec![(0, expected.flushed.clone(), vec![])];
-    for _ in 0..25 {
+    for _ in 0..16 {
         let at = random.below(length - 1);
         let len = random.below(100_000).min(length - at);
         let range = at as usize..(at + len) as usize;

@@ -326,3 +326,79 @@ fn encrypted_qcow_images_go_both_ways() {
         assert!(refused.to_string().ends_with("Parameter 'encrypt.key-secret' is required for cipher"), "{refused}");
     });
 }
+
+/// Images with a finding, checked and repaired by both: the same counts and words, and the same bytes after.
+#[test]
+fn checks_find_and_repair_what_qemu_does() {
+    if !have_qemu() {
+        return;
+    }
+    let registry = registry();
+    let u32_at = |at: usize, value: u32| (at, value.to_le_bytes().to_vec());
+    let u64_at = |at: usize, value: u64| (at, value.to_le_bytes().to_vec());
+    // Written first: 1 MiB at 3 MiB, then 1 MiB at 5 MiB.
+    let cases = [
+        ("vdi", "none", vec![]),
+        ("vdi", "count", vec![u32_at(0x184, 9)]),
+        ("vdi", "too large", vec![u32_at(0x200, 100)]),
+        ("qed", "none", vec![]),
+        ("qed", "needs a check", vec![u64_at(0x10, 2)]),
+        ("qed", "L1 entry", vec![u64_at(65536 + 8, 12345)]),
+        ("qed", "leak", vec![u64_at(0x50000 + 48 * 8, 0)]),
+        ("parallels", "none", vec![]),
+        ("parallels", "in use", vec![u32_at(44, 0x746f_6e59)]),
+        ("parallels", "duplicate", vec![u32_at(64, 1)]),
+        ("parallels", "leak at the end", vec![u32_at(64 + 5 * 4, 0)]),
+        ("parallels", "data_off", vec![u32_at(48, 1)]),
+        ("parallels", "outside, in use", vec![u32_at(64, 3000), u32_at(44, 0x746f_6e59)]),
+    ];
+    for (format, name, changes) in cases {
+        let folder = Folder::new();
+        let file = folder.file("image");
+        run("qemu-img", &["create", "-q", "-f", format, &file, "100M"]);
+        run("qemu-io", &["-f", format, "-c", "write -P 1 3M 1M", "-c", "write -P 2 5M 1M", &file]);
+        let mut image = std::fs::read(&file).expect("image");
+        for (at, bytes) in changes {
+            image[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        let theirs = folder.file("theirs");
+        for repair in [None, Some("leaks"), Some("all")] {
+            // QEMU 10.0 aborts when it is to leave such an entry; it does not repair vdi.
+            if repair != Some("all") && name.starts_with("outside") || repair.is_some() && format == "vdi" {
+                continue;
+            }
+            std::fs::write(&file, &image).expect("image");
+            std::fs::write(&theirs, &image).expect("image");
+            let mut args = vec!["check", "--output=json", "-f", format];
+            args.extend(repair.map(|r| ["-r", r]).into_iter().flatten());
+            args.push(&theirs);
+            let output = std::process::Command::new("qemu-img").args(&args).output().expect("runs");
+            let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+            let what = format!("{format}: {name}, repair {repair:?}");
+            let result = block_on(async {
+                let flags = if repair.is_some() { OpenFlags::CHECK } else { OpenFlags::CHECK | OpenFlags::READ_ONLY };
+                let opened = open(&registry, format, &file, flags).await;
+                let repair = rhea_block::Repair { leaks: repair.is_some(), errors: repair == Some("all") };
+                let result = opened.node.driver().check(repair).await.expect("checked");
+                opened.close().await;
+                result
+            });
+            let count = |key: &str| json[key].as_u64().unwrap_or(0);
+            assert_eq!(count("corruptions"), result.corruptions, "{what}: {result:?} {json}");
+            assert_eq!(count("leaks"), result.leaks, "{what}: {result:?} {json}");
+            assert_eq!(count("corruptions-fixed"), result.corruptions_fixed, "{what}: {result:?} {json}");
+            assert_eq!(count("leaks-fixed"), result.leaks_fixed, "{what}: {result:?} {json}");
+            assert_eq!(count("allocated-clusters"), result.allocated_clusters, "{what}: {result:?} {json}");
+            assert_eq!(count("fragmented-clusters"), result.fragmented_clusters, "{what}: {result:?} {json}");
+            let words = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(words.lines().collect::<Vec<_>>(), result.messages, "{what}");
+            // QEMU takes the mark off such an image though it has not repaired it.
+            if name == "in use" && repair == Some("leaks") {
+                continue;
+            }
+            let (ours, theirs) = (std::fs::read(&file).expect("image"), std::fs::read(&theirs).expect("image"));
+            let first = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+            assert!(ours == theirs, "{what}: differ at {first:x?}, lengths {} {}", ours.len(), theirs.len());
+        }
+    }
+}

@@ -103,7 +103,7 @@ async fn run_steps(format: &str, set: &str, steps: &[Step], size: u64) -> Result
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn images_hold_what_was_written(steps in prop::collection::vec(step(), 1..20), size in 1u64..5000) {

@@ -206,6 +206,15 @@ impl FileNode {
     }
 }
 
+impl Drop for FileNode {
+    fn drop(&mut self) {
+        // Closing the descriptor would do it, but not at once if the kernel has not let go of the last request yet.
+        if let Some(locks) = &mut self.locks {
+            locks.get_mut().give_back(&self.opened.load().file);
+        }
+    }
+}
+
 #[async_trait]
 impl Node for FileNode {
     fn limits(&self) -> Limits {
@@ -298,8 +307,8 @@ impl Node for FileNode {
         if !want_zero || !self.is_regular() {
             return Ok(data);
         }
-        let file = self.file();
-        let (end, flags) = match unblock_io(move || file.extent(offset)).await {
+        // Quick enough (the file system has its extents in memory, mostly) not to be worth another thread.
+        let (end, flags) = match self.file().extent(offset) {
             Ok(Extent::Data(end)) => (end, here | StatusFlags::DATA),
             Ok(Extent::Hole(end)) => (end, here | StatusFlags::ZERO),
             Ok(Extent::HoleToEnd) => (offset + len, here | StatusFlags::ZERO),
@@ -377,8 +386,9 @@ impl Node for FileNode {
         if let Some(held) = &held
             && opened.file.as_raw_fd() != now.file.as_raw_fd()
         {
-            // The old locks keep out who would be in the way: nobody need be asked. They go with the old descriptor.
+            // The old locks keep out who would be in the way: nobody need be asked.
             held.take(&opened.file, &self.filename)?;
+            held.give_back(&now.file);
         }
         self.opened.store(Arc::new(opened));
         Ok(())

@@ -37,6 +37,12 @@ pub(crate) struct ParallelsImage {
     free: Mutex<Vec<u64>>,
     /// The header in the file says that the image is in use.
     marked: AtomicBool,
+    /// It said so when the image was opened: somebody died with it.
+    pub(super) left_in_use: AtomicBool,
+    /// The header's `data_off` is wrong.
+    pub(super) data_off_wrong: AtomicBool,
+    /// Clusters were given back since the image was opened.
+    discarded: AtomicBool,
     extension: Option<Extension>,
 }
 
@@ -60,6 +66,9 @@ impl ParallelsImage {
             tables: TableCache::new(file.clone()),
             end: FileEnd::new(end, node.length()),
             marked: AtomicBool::new(header.in_use),
+            discarded: AtomicBool::new(false),
+            left_in_use: AtomicBool::new(header.in_use),
+            data_off_wrong: AtomicBool::new(!header.data_off_is_right()),
             file,
             backing,
             header,
@@ -75,7 +84,7 @@ impl ParallelsImage {
 
     /// Whether somebody died with the image open, or the header is wrong.
     pub(super) fn needs_check(&self) -> bool {
-        self.header.in_use || !self.header.data_off_is_right()
+        self.left_in_use.load(Relaxed) || self.data_off_wrong.load(Relaxed)
     }
 
     /// Says in the header that the image is in use. What was recorded of it in the format extension holds no longer.
@@ -97,6 +106,19 @@ impl ParallelsImage {
     pub(super) async fn unmark(&self) -> Result<()> {
         self.file.node().write_bytes(at::IN_USE as u64, &[0; 4]).await?;
         self.marked.store(false, Relaxed);
+        self.left_in_use.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Cuts the file behind the last cluster in use. The BAT is in the file, and nobody writes.
+    async fn cut_tail(&self) -> Result<()> {
+        let file = self.file.node();
+        let (end, outside) = data_end(&file, &self.header, self.bat).await?;
+        if !outside && file.length() > end {
+            self.free.lock().clear();
+            file.truncate(end, rhea_block::Truncate::default()).await?;
+            self.end.set_position(end);
+        }
         Ok(())
     }
 
@@ -239,7 +261,7 @@ impl ClusterMap for ParallelsImage {
 #[async_trait]
 impl ImageFormat for ParallelsImage {
     fn info(&self) -> FormatInfo {
-        FormatInfo { unallocated_is_zero: true, ..FormatInfo::default() }
+        FormatInfo { dirty: self.left_in_use.load(Relaxed), unallocated_is_zero: true, ..FormatInfo::default() }
     }
 
     async fn check(&self, repair: Repair) -> Result<CheckResult> {
@@ -268,6 +290,7 @@ impl ImageFormat for ParallelsImage {
         if given_back.is_empty() {
             return Ok(());
         }
+        self.discarded.store(true, Relaxed);
         // Only when nothing in the file refers to them any more can others have them.
         clusters::write_back(self).await?;
         file.flush().await?;
@@ -292,7 +315,11 @@ impl ImageFormat for ParallelsImage {
     }
 
     async fn leave_clean(&self) -> Result<()> {
-        if self.is_marked() {
+        if self.discarded.swap(false, Relaxed) {
+            self.cut_tail().await?;
+        }
+        // Who only checked an image that was left in use has not made it clean.
+        if self.is_marked() && !self.left_in_use.load(Relaxed) {
             self.file.node().flush().await?;
             self.unmark().await?;
             self.file.node().flush().await?;

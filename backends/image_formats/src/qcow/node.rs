@@ -10,7 +10,7 @@ use rhea_block::{
 
 use super::cipher::{Cipher, key_missing};
 use super::compression;
-use super::header::Header;
+use super::header::{Header, LEN};
 use crate::clusters::{self, ClusterMap, Mapping, Storage};
 use crate::end::FileEnd;
 use crate::fields::be64;
@@ -117,10 +117,14 @@ impl QcowImage {
             return Ok(Mapping::Unallocated);
         }
         if entry & COMPRESSED == 0 {
-            return match entry <= MAX_LENGTH - self.cluster_size() {
-                true => Ok(Mapping::Data(entry)),
-                false => Err(BlockError::malformed(format!("L2 entry {entry:#x} is too large"))),
-            };
+            if entry > MAX_LENGTH - self.cluster_size() {
+                return Err(BlockError::malformed(format!("L2 entry {entry:#x} is too large")));
+            }
+            let in_l1 = entry < self.l1.offset + self.l1.len && entry + self.cluster_size() > self.l1.offset;
+            if in_l1 || entry < LEN as u64 {
+                return Err(BlockError::malformed(format!("L2 entry {entry:#x} refers to metadata")));
+            }
+            return Ok(Mapping::Data(entry));
         }
         let shift = 63 - self.header.cluster_bits;
         let offset = entry & ((1 << shift) - 1);

@@ -214,6 +214,9 @@ impl ClusterMap for QedImage {
                 if !header.is_cluster_offset(offset, known_end) || !header.is_cluster_offset(last, known_end) {
                     return Err(BlockError::malformed(format!("QED cluster offset {offset:#x} is invalid")));
                 }
+                if offset < self.l1.offset + self.l1.len && last + size > self.l1.offset {
+                    return Err(BlockError::malformed(format!("QED cluster offset {offset:#x} is in the L1 table")));
+                }
                 Mapping::Data(offset)
             }
         };

@@ -35,6 +35,12 @@ impl VdiImage {
         file.node().read_bytes(0, &mut bytes).await.context("Could not read the VDI header")?;
         let header = Header::parse(&bytes)?;
         let map = Table { offset: header.offset_bmap.into(), len: u64::from(header.blocks_in_image) * 4 };
+        if !read_only && u64::from(header.offset_data) < map.offset + map.len {
+            return Err(BlockError::malformed(format!(
+                "offset_data 0x{:x} lies within the block map",
+                header.offset_data
+            )));
+        }
         Ok(Self {
             tables: TableCache::new(file.clone()),
             written_count: AtomicU32::new(header.blocks_allocated),

@@ -139,7 +139,8 @@ impl ClusterMap for DynamicImage {
     }
 
     async fn lookup(&self, cluster: u64, count: u64) -> Result<(Mapping, u64)> {
-        self.tables
+        let (mapping, run) = self
+            .tables
             .get(self.table, cluster * 4, |bytes| {
                 let mut entries = bytes.chunks_exact(4).map(|e| be32(e, 0)).take(count as usize);
                 match entries.next().unwrap_or(UNALLOCATED) {
@@ -151,7 +152,13 @@ impl ClusterMap for DynamicImage {
                     sector => (Mapping::Data(u64::from(sector) * 512 + self.header.bitmap_len()), 1),
                 }
             })
-            .await
+            .await?;
+        match mapping {
+            Mapping::Data(data) if data - self.header.bitmap_len() < self.table.offset + self.table.len => {
+                Err(BlockError::malformed(format!("entry {cluster} of the block allocation table refers to the header")))
+            }
+            _ => Ok((mapping, run)),
+        }
     }
 
     async fn allocate(&self, cluster: u64, _: u64) -> Result<Storage> {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::executor::take_turns;
 use crate::operation::{Request, Submission};
 use crate::pool::unblock_io;
 use crate::{IoVector, IoView};
@@ -351,6 +352,7 @@ impl File {
     ///
     /// For a caller that gives up, the memory is gone: `data` is shorter, or empty.
     pub async fn read_vectored_at(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
+        take_turns(data.len()).await;
         let mut done = self.read_cached(data, offset)?;
         while done < data.len() {
             let rest = data.split_off(done);
@@ -412,6 +414,7 @@ impl File {
 
     /// Writes all of `data` to the file. On an error, or for a caller that gives up, any part of it may be written.
     pub async fn write_vectored_at(&self, data: &IoView<'_>, offset: u64) -> io::Result<()> {
+        take_turns(data.len()).await;
         let mut done = self.write_cached(data, offset)?;
         while done < data.len() {
             let segments = if done == 0 { data.segments() } else { data.slice(done..data.len()).segments() };
