@@ -228,5 +228,6 @@ pub(crate) async fn finish_file(file: Arc<BlockNode>) -> Result<()> {
 /// The `size` option, in bytes, rounded up to whole sectors.
 pub(crate) fn take_size(options: &mut Options) -> Result<u64> {
     let size = options.take::<rhea_options::Size>("size")?.map_or(0, |size| size.0);
-    size.checked_next_multiple_of(512).ok_or_else(|| BlockError::new(libc::EFBIG, "the image size is too large"))
+    size.checked_next_multiple_of(512)
+        .ok_or_else(|| BlockError::new(libc::EFBIG, "the image size is too large"))
 }

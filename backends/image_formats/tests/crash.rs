@@ -108,8 +108,12 @@ struct Expected {
 impl Expected {
     fn check(&self, data: &[u8], what: &str) {
         for (at, (&byte, &flushed)) in data.iter().zip(&self.flushed).enumerate() {
-            let written = |&&(from, to, value): &&(usize, usize, u8)| (from..to).contains(&at) && value == byte;
-            assert!(byte == flushed || self.since.iter().find(written).is_some(), "{what}: {at:#x} reads {byte:#x}");
+            let written =
+                |&&(from, to, value): &&(usize, usize, u8)| (from..to).contains(&at) && value == byte;
+            assert!(
+                byte == flushed || self.since.iter().find(written).is_some(),
+                "{what}: {at:#x} reads {byte:#x}"
+            );
         }
     }
 }
@@ -182,7 +186,8 @@ async fn crash(format: &str, set: &str, seed: u64) {
             let mut file = durable.clone();
             // None of what was not flushed happened, half of it, all of it.
             pending.iter().filter(|_| random.below(100) < odds * 25).for_each(|op| apply(&mut file, op));
-            let what = format!("{format} {set} seed {seed}, crash before operation {count}, variant {variant}");
+            let what =
+                format!("{format} {set} seed {seed}, crash before operation {count}, variant {variant}");
             check_after_crash(format, file, &expected, &what).await;
         }
         match op {

@@ -61,7 +61,12 @@ fn new_images_are_those_of_qemu_byte_for_byte() {
                 };
                 let (a, b) = (read(&ours), read(&theirs));
                 let first = a.iter().zip(&b).position(|(a, b)| a != b);
-                assert!(a == b, "{format} {set} {size}: lengths {} {}, differ at {first:x?}", a.len(), b.len());
+                assert!(
+                    a == b,
+                    "{format} {set} {size}: lengths {} {}, differ at {first:x?}",
+                    a.len(),
+                    b.len()
+                );
                 std::fs::remove_file(&ours).expect("removed");
                 std::fs::remove_file(&theirs).expect("removed");
             }
@@ -110,12 +115,17 @@ async fn compare_maps(node: &rhea_block::BlockNode, format: &str, file: &str, wh
         let end = at + len;
         let start = at;
         while at < end {
-            let BlockStatus { len, flags, map } = node.block_status(at, end - at, true).await.expect("status");
+            let BlockStatus { len, flags, map } =
+                node.block_status(at, end - at, true).await.expect("status");
             assert!(len > 0, "{what}");
             let flag = |key: &str| entry[key].as_bool().unwrap_or(false);
             assert_eq!(flags.contains(StatusFlags::ZERO), flag("zero"), "{what}: {at:x} {flags:?} {entry}");
             assert_eq!(flags.contains(StatusFlags::DATA), flag("data"), "{what}: {at:x} {flags:?} {entry}");
-            assert_eq!(flags.contains(StatusFlags::ALLOCATED), flag("present"), "{what}: {at:x} {flags:?} {entry}");
+            assert_eq!(
+                flags.contains(StatusFlags::ALLOCATED),
+                flag("present"),
+                "{what}: {at:x} {flags:?} {entry}"
+            );
             assert_eq!(flags.contains(StatusFlags::COMPRESSED), flag("compressed"), "{what}: {at:x}");
             assert_eq!(map.map(|m| m.1), entry["offset"].as_u64().map(|o| o + at - start), "{what}: {at:x}");
             at += len;
@@ -215,7 +225,11 @@ fn backing_files_shine_through_until_written() {
                     let len = random.below(150_000).min(model.len() as u64 - at) as usize;
                     let range = at as usize..at as usize + len;
                     if random.below(3) == 0 {
-                        opened.node.write_zeroes(at, len as u64, WriteFlags::MAY_UNMAP).await.expect("zeroed");
+                        opened
+                            .node
+                            .write_zeroes(at, len as u64, WriteFlags::MAY_UNMAP)
+                            .await
+                            .expect("zeroed");
                         model[range].fill(0);
                     } else {
                         let data = IoVector::from_slice(&vec![0x5a; len]);
@@ -253,7 +267,8 @@ fn compressed_qcow_clusters_go_both_ways() {
     }
     let folder = Folder::new();
     let registry = registry();
-    let model: Vec<u8> = (0..1u64 << 20).map(|i| if i < 500_000 { (i % 7) as u8 } else { (i * i >> 3) as u8 }).collect();
+    let model: Vec<u8> =
+        (0..1u64 << 20).map(|i| if i < 500_000 { (i % 7) as u8 } else { ((i * i) >> 3) as u8 }).collect();
     let raw = folder.file("raw");
     std::fs::write(&raw, &model).expect("raw");
     let (theirs, ours) = (folder.file("theirs"), folder.file("ours"));
@@ -313,7 +328,8 @@ fn encrypted_qcow_images_go_both_ways() {
     io("read -P 0 71000 5000");
     io("write -P 9 100k 100k");
     block_on(async {
-        let node = registry.open_node(options(&open_options), OpenFlags::READ_ONLY, false).await.expect("open");
+        let node =
+            registry.open_node(options(&open_options), OpenFlags::READ_ONLY, false).await.expect("open");
         let opened = Opened::new(node).await;
         let mut data = vec![0; 200 << 10];
         opened.node.read_bytes(0, &mut data).await.expect("read");
@@ -323,7 +339,10 @@ fn encrypted_qcow_images_go_both_ways() {
         assert!(data == model);
         opened.close().await;
         let refused = registry.open(&image, Some("qcow"), OpenFlags::empty()).await.expect_err("no key");
-        assert!(refused.to_string().ends_with("Parameter 'encrypt.key-secret' is required for cipher"), "{refused}");
+        assert!(
+            refused.to_string().ends_with("Parameter 'encrypt.key-secret' is required for cipher"),
+            "{refused}"
+        );
     });
 }
 
@@ -376,7 +395,8 @@ fn checks_find_and_repair_what_qemu_does() {
             let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
             let what = format!("{format}: {name}, repair {repair:?}");
             let result = block_on(async {
-                let flags = if repair.is_some() { OpenFlags::CHECK } else { OpenFlags::CHECK | OpenFlags::READ_ONLY };
+                let flags =
+                    if repair.is_some() { OpenFlags::CHECK } else { OpenFlags::CHECK | OpenFlags::READ_ONLY };
                 let opened = open(&registry, format, &file, flags).await;
                 let repair = rhea_block::Repair { leaks: repair.is_some(), errors: repair == Some("all") };
                 let result = opened.node.driver().check(repair).await.expect("checked");
@@ -396,7 +416,8 @@ fn checks_find_and_repair_what_qemu_does() {
             if name == "in use" && repair == Some("leaks") {
                 continue;
             }
-            let (ours, theirs) = (std::fs::read(&file).expect("image"), std::fs::read(&theirs).expect("image"));
+            let (ours, theirs) =
+                (std::fs::read(&file).expect("image"), std::fs::read(&theirs).expect("image"));
             let first = ours.iter().zip(&theirs).position(|(a, b)| a != b);
             assert!(ours == theirs, "{what}: differ at {first:x?}, lengths {} {}", ours.len(), theirs.len());
         }

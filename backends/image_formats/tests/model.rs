@@ -11,9 +11,19 @@ use support::*;
 #[derive(Debug, Clone)]
 enum Step {
     /// At once: pieces of a range, each with its own byte.
-    Write { at: u64, lens: Vec<u64>, byte: u8 },
-    Zero { at: u64, len: u64 },
-    Discard { at: u64, len: u64 },
+    Write {
+        at: u64,
+        lens: Vec<u64>,
+        byte: u8,
+    },
+    Zero {
+        at: u64,
+        len: u64,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
     Flush,
     Reopen,
 }

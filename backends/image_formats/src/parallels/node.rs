@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rhea_block::{
-    BackingSlot, BlockError, BlockNode, CheckResult, Edge, FormatInfo, MAX_LENGTH, PersistentBitmaps, Repair, Result,
-    ResultExt,
+    BackingSlot, BlockError, BlockNode, CheckResult, Edge, FormatInfo, MAX_LENGTH, PersistentBitmaps, Repair,
+    Result, ResultExt,
 };
 
 use super::bitmap::Extension;
@@ -47,7 +47,12 @@ pub(crate) struct ParallelsImage {
 }
 
 impl ParallelsImage {
-    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, read_only: bool, checks: bool) -> Result<Self> {
+    pub(super) async fn open(
+        file: Arc<Edge>,
+        backing: Arc<BackingSlot>,
+        read_only: bool,
+        checks: bool,
+    ) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; LEN];
         node.read_bytes(0, &mut bytes).await.context("Could not read the Parallels header")?;
@@ -261,7 +266,11 @@ impl ClusterMap for ParallelsImage {
 #[async_trait]
 impl ImageFormat for ParallelsImage {
     fn info(&self) -> FormatInfo {
-        FormatInfo { dirty: self.left_in_use.load(Relaxed), unallocated_is_zero: true, ..FormatInfo::default() }
+        FormatInfo {
+            dirty: self.left_in_use.load(Relaxed),
+            unallocated_is_zero: true,
+            ..FormatInfo::default()
+        }
     }
 
     async fn check(&self, repair: Repair) -> Result<CheckResult> {

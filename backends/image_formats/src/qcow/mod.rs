@@ -14,8 +14,8 @@ mod node;
 
 use async_trait::async_trait;
 use rhea_block::{
-    BlockError, CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, OpenFlags,
-    Result, Role,
+    BlockError, CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext,
+    OpenFlags, Result, Role,
 };
 use rhea_options::Options;
 
@@ -41,7 +41,9 @@ impl Driver for Qcow {
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let format: Option<String> = options.take("encrypt.format")?;
         if let Some(format) = format.as_deref().filter(|&format| format != "aes" && format != "qcow") {
-            return Err(BlockError::invalid(format!("Header reported 'aes' encryption format but options specify '{format}'")));
+            return Err(BlockError::invalid(format!(
+                "Header reported 'aes' encryption format but options specify '{format}'"
+            )));
         }
         let secret: Option<String> = options.take("encrypt.key-secret")?;
         let file = context.open_child(options, "file", Role::File).await?;

@@ -14,8 +14,8 @@ mod node;
 
 use async_trait::async_trait;
 use rhea_block::{
-    CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, OpenFlags, Repair, Result,
-    Role,
+    CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, OpenFlags, Repair,
+    Result, Role,
 };
 use rhea_options::Options;
 

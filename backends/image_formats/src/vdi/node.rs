@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use async_trait::async_trait;
-use rhea_block::{BlockError, CheckResult, Edge, FormatInfo, MAX_LENGTH, Repair, Result, ResultExt, StatusFlags};
+use rhea_block::{
+    BlockError, CheckResult, Edge, FormatInfo, MAX_LENGTH, Repair, Result, ResultExt, StatusFlags,
+};
 
 use super::header::{BLOCK, BLOCKS_ALLOCATED_AT, DISCARDED, Header, LEN, UNALLOCATED};
 use crate::clusters::{ClusterMap, Mapping, Storage};
@@ -183,7 +185,11 @@ impl ImageFormat for VdiImage {
     const UNALLOCATED: StatusFlags = StatusFlags::ZERO.union(StatusFlags::ALLOCATED);
 
     fn info(&self) -> FormatInfo {
-        FormatInfo { cluster_size: BLOCK, unallocated_is_zero: !self.header.is_static, ..FormatInfo::default() }
+        FormatInfo {
+            cluster_size: BLOCK,
+            unallocated_is_zero: !self.header.is_static,
+            ..FormatInfo::default()
+        }
     }
 
     fn data_status(&self) -> StatusFlags {

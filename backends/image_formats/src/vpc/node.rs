@@ -104,7 +104,9 @@ async fn find_end(file: &rhea_block::BlockNode, header: &DynamicHeader, table: T
     let mut at = 0;
     while at < table.len {
         let part = &mut chunk[..(table.len - at).min(1 << 20) as usize];
-        file.read_bytes(table.offset + at, part).await.context("Could not read the block allocation table")?;
+        file.read_bytes(table.offset + at, part)
+            .await
+            .context("Could not read the block allocation table")?;
         let last = part.chunks_exact(4).map(|e| be32(e, 0)).filter(|&e| e != UNALLOCATED).max();
         end = end.max(last.map_or(0, |last| u64::from(last) * 512 + block_len));
         at += part.len() as u64;
@@ -155,7 +157,9 @@ impl ClusterMap for DynamicImage {
             .await?;
         match mapping {
             Mapping::Data(data) if data - self.header.bitmap_len() < self.table.offset + self.table.len => {
-                Err(BlockError::malformed(format!("entry {cluster} of the block allocation table refers to the header")))
+                Err(BlockError::malformed(format!(
+                    "entry {cluster} of the block allocation table refers to the header"
+                )))
             }
             _ => Ok((mapping, run)),
         }
