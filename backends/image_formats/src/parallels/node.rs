@@ -26,7 +26,6 @@ pub(crate) struct ParallelsImage {
     pub(super) file: Arc<Edge>,
     backing: Arc<BackingSlot>,
     pub(super) header: Header,
-    read_only: bool,
     pub(super) bat: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -43,41 +42,34 @@ pub(crate) struct ParallelsImage {
     pub(super) data_off_wrong: AtomicBool,
     /// Clusters were given back since the image was opened.
     discarded: AtomicBool,
+    /// The BAT refers to clusters beyond the file's end.
+    outside: bool,
     extension: Option<Extension>,
 }
 
 impl ParallelsImage {
-    pub(super) async fn open(
-        file: Arc<Edge>,
-        backing: Arc<BackingSlot>,
-        read_only: bool,
-        checks: bool,
-    ) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, with_bitmaps: bool) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; LEN];
         node.read_bytes(0, &mut bytes).await.context("Could not read the Parallels header")?;
         let header = Header::parse(&bytes)?;
         let bat = Table { offset: LEN as u64, len: u64::from(header.bat_entries) * 4 };
         let (end, outside) = data_end(&node, &header, bat).await?;
-        if outside && !read_only && !checks && !header.in_use {
-            return Err(BlockError::malformed("the BAT refers to clusters beyond the file's end")
-                .with_hint("The image may be cut short. 'qemu-img check -r all' gives up what is missing."));
-        }
         let mut extension = None;
-        if header.ext_off != 0 && read_only {
+        if header.ext_off != 0 && with_bitmaps {
             extension = Some(Extension::read(&node, &header).await?);
         }
         Ok(Self {
             tables: TableCache::new(file.clone()),
             end: FileEnd::new(end, node.length()),
             marked: AtomicBool::new(header.in_use),
+            outside,
             discarded: AtomicBool::new(false),
             left_in_use: AtomicBool::new(header.in_use),
             data_off_wrong: AtomicBool::new(!header.data_off_is_right()),
             file,
             backing,
             header,
-            read_only,
             bat,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -312,15 +304,25 @@ impl ImageFormat for ParallelsImage {
     }
 
     fn bitmaps(&self) -> Option<&dyn PersistentBitmaps> {
-        self.extension.as_ref().map(|extension| extension as &dyn PersistentBitmaps)
+        // Whoever writes, or died writing, has not kept them.
+        let extension = self.extension.as_ref().filter(|_| !self.is_marked());
+        extension.map(|extension| extension as &dyn PersistentBitmaps)
+    }
+
+    async fn prepare_writing(&self) -> Result<()> {
+        if self.outside && !self.left_in_use.load(Relaxed) {
+            return Err(BlockError::malformed("the BAT refers to clusters beyond the file's end")
+                .with_hint("The image may be cut short. 'qemu-img check -r all' gives up what is missing."));
+        }
+        if self.needs_check() {
+            self.check(Repair { leaks: true, errors: true }).await?;
+            self.tables.forget();
+        }
+        Ok(())
     }
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.read_only
     }
 
     async fn leave_clean(&self) -> Result<()> {

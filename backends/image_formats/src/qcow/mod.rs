@@ -58,8 +58,8 @@ impl Driver for Qcow {
             ));
         }
         let backing = context.backing.clone();
-        let image = node::QcowImage::open(file, backing, header, cipher, !context.writable()).await?;
-        Ok(Box::new(ImageNode(image)))
+        let image = node::QcowImage::open(file, backing, header, cipher).await?;
+        Ok(Box::new(ImageNode::new(image, context).await?))
     }
 
     fn create_options(&self) -> &'static [CreateOption] {

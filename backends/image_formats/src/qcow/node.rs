@@ -26,7 +26,6 @@ pub(crate) struct QcowImage {
     backing: Arc<BackingSlot>,
     header: Header,
     cipher: Option<Cipher>,
-    read_only: bool,
     l1: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -42,7 +41,6 @@ impl QcowImage {
         backing: Arc<BackingSlot>,
         header: Header,
         cipher: Option<Cipher>,
-        read_only: bool,
     ) -> Result<Self> {
         let l1 = Table { offset: header.l1_offset, len: header.l1_entries() * 8 };
         let length = file.node().length();
@@ -54,7 +52,6 @@ impl QcowImage {
             backing,
             header,
             cipher,
-            read_only,
             l1,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -313,9 +310,5 @@ impl ImageFormat for QcowImage {
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.read_only
     }
 }

@@ -25,7 +25,6 @@ pub(crate) struct QedImage {
     backing: Arc<BackingSlot>,
     pub(super) header: Mutex<Header>,
     backing_name: Mutex<Option<String>>,
-    read_only: bool,
     tables: TableCache,
     ranges: RangeLocks,
     writing_back: async_lock::Mutex<()>,
@@ -42,7 +41,7 @@ pub(crate) struct QedImage {
 }
 
 impl QedImage {
-    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; LEN];
         node.read_bytes(0, &mut bytes).await.context("Could not read the QED header")?;
@@ -72,7 +71,6 @@ impl QedImage {
             tables: TableCache::new(file.clone()),
             backing,
             backing_name: Mutex::new(backing_name),
-            read_only,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
             users: async_lock::RwLock::new(()),
@@ -321,12 +319,16 @@ impl ImageFormat for QedImage {
         .await
     }
 
-    fn users(&self) -> &async_lock::RwLock<()> {
-        &self.users
+    async fn prepare_writing(&self) -> Result<()> {
+        if self.needs_check() {
+            self.check(Repair { leaks: true, errors: true }).await?;
+            self.tables.forget();
+        }
+        Ok(())
     }
 
-    fn is_read_only(&self) -> bool {
-        self.read_only
+    fn users(&self) -> &async_lock::RwLock<()> {
+        &self.users
     }
 }
 

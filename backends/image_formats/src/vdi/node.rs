@@ -19,7 +19,6 @@ use crate::tables::{Rank, Table, TableCache};
 pub(crate) struct VdiImage {
     pub(super) file: Arc<Edge>,
     pub(super) header: Header,
-    read_only: bool,
     pub(super) map: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -32,23 +31,16 @@ pub(crate) struct VdiImage {
 }
 
 impl VdiImage {
-    pub(super) async fn open(file: Arc<Edge>, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>) -> Result<Self> {
         let mut bytes = [0; LEN];
         file.node().read_bytes(0, &mut bytes).await.context("Could not read the VDI header")?;
         let header = Header::parse(&bytes)?;
         let map = Table { offset: header.offset_bmap.into(), len: u64::from(header.blocks_in_image) * 4 };
-        if !read_only && u64::from(header.offset_data) < map.offset + map.len {
-            return Err(BlockError::malformed(format!(
-                "offset_data 0x{:x} lies within the block map",
-                header.offset_data
-            )));
-        }
         Ok(Self {
             tables: TableCache::new(file.clone()),
             written_count: AtomicU32::new(header.blocks_allocated),
             file,
             header,
-            read_only,
             map,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -201,11 +193,17 @@ impl ImageFormat for VdiImage {
         super::check::check(self, repair).await
     }
 
-    fn users(&self) -> &async_lock::RwLock<()> {
-        &self.users
+    async fn prepare_writing(&self) -> Result<()> {
+        if u64::from(self.header.offset_data) < self.map.offset + self.map.len {
+            return Err(BlockError::malformed(format!(
+                "offset_data 0x{:x} lies within the block map",
+                self.header.offset_data
+            )));
+        }
+        Ok(())
     }
 
-    fn is_read_only(&self) -> bool {
-        self.read_only
+    fn users(&self) -> &async_lock::RwLock<()> {
+        &self.users
     }
 }

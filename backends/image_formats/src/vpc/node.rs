@@ -25,7 +25,6 @@ pub(crate) struct DynamicImage {
     file: Arc<Edge>,
     footer: Footer,
     header: DynamicHeader,
-    read_only: bool,
     table: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -40,7 +39,7 @@ pub(crate) struct DynamicImage {
 }
 
 impl DynamicImage {
-    pub(super) async fn open(file: Arc<Edge>, footer: Footer, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, footer: Footer) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; DYNAMIC_LEN];
         let at = footer.data_offset();
@@ -58,7 +57,6 @@ impl DynamicImage {
             file,
             footer,
             header,
-            read_only,
             table,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -225,10 +223,6 @@ impl ImageFormat for DynamicImage {
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.read_only
     }
 
     async fn leave_clean(&self) -> Result<()> {
