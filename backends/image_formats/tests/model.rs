@@ -124,3 +124,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn images_opened_for_reading_can_be_written_after_a_reopen() {
+    let registry = registry();
+    for (format, _) in WRITABLE {
+        let folder = Folder::new();
+        let file = folder.file("image");
+        block_on(async {
+            create(&registry, format, &file, "", 4 << 20).await;
+            let node = registry.open(&file, Some(format), OpenFlags::READ_ONLY).await.expect("opened");
+            node.reopen(OpenFlags::UNMAP, Default::default()).await.expect(format);
+            node.write_bytes(1000, &[7; 2000]).await.expect("written");
+            node.reopen(OpenFlags::READ_ONLY, Default::default()).await.expect(format);
+            node.write_bytes(1000, &[8; 2000]).await.expect_err("read-only again");
+            node.close().await.expect("closed");
+            let opened = open(&registry, format, &file, OpenFlags::READ_ONLY).await;
+            let mut data = [0; 4000];
+            opened.node.read_bytes(0, &mut data).await.expect("read");
+            assert!(data[1000..3000].iter().all(|&b| b == 7), "{format}");
+            opened.close().await;
+        });
+    }
+}
