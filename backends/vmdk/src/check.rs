@@ -18,7 +18,8 @@ pub(crate) async fn check(image: &Image, repair: Repair) -> Result<CheckResult> 
     for (number, extent) in image.extents.iter().enumerate() {
         if let Some(sparse) = extent.sparse() {
             let file = extent.node()?;
-            check_extent(number, &file, sparse, repair.leaks && writable && !sparse.read_only, &mut result).await?;
+            check_extent(number, &file, sparse, repair.leaks && writable && !sparse.read_only, &mut result)
+                .await?;
         }
     }
     if result.leaks_fixed > 0 {
@@ -118,6 +119,9 @@ async fn check_redundant(
         return Ok(());
     }
     result.leaks += 1;
-    result.tell(format!("Leaked: extent {number}: redundant grain table {table} at sector {} differs", at / SECTOR));
+    result.tell(format!(
+        "Leaked: extent {number}: redundant grain table {table} at sector {} differs",
+        at / SECTOR
+    ));
     Ok(())
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rhea_block::{
-    BlockError, BlockNode, CreateContext, CreateOption, CreateOptionType, OpenFlags, Result, ResultExt, Truncate,
-    full_backing_filename,
+    BlockError, BlockNode, CreateContext, CreateOption, CreateOptionType, OpenFlags, Result, ResultExt,
+    Truncate, full_backing_filename,
 };
 use rhea_options::{Options, Size};
 
 use crate::descriptor::{Access, ExtentLine, ExtentType, NO_PARENT, NewDescriptor};
 use crate::image::{Image, random_cid};
 use crate::sparse::{
-    FLAG_COMPRESSED, FLAG_MARKERS, FLAG_NEWLINE, FLAG_REDUNDANT, FLAG_ZEROED_GRAIN, Header, MAX_DIRECTORY_ENTRIES,
-    SECTOR,
+    FLAG_COMPRESSED, FLAG_MARKERS, FLAG_NEWLINE, FLAG_REDUNDANT, FLAG_ZEROED_GRAIN, Header,
+    MAX_DIRECTORY_ENTRIES, SECTOR,
 };
 
 const fn text(name: &'static str, help: &'static str) -> CreateOption {
@@ -116,7 +116,9 @@ impl Plan {
             return Err(BlockError::unsupported("Flat image can't enable zeroed grain"));
         }
         if backing.as_ref().is_some_and(|name| name.contains(['"', '\n', '\0'])) {
-            return Err(BlockError::invalid("vmdk: the name of a backing file cannot have quotes or line ends"));
+            return Err(BlockError::invalid(
+                "vmdk: the name of a backing file cannot have quotes or line ends",
+            ));
         }
         Ok(Self {
             size: options.take::<Size>("size")?.map_or(0, |size| size.0),
@@ -210,7 +212,8 @@ impl Plan {
 
     /// The lengths and names of the extents, without the folder.
     fn pieces(&self, name: &str) -> Vec<(u64, String)> {
-        let (stem, suffix) = name.rsplit_once('.').map_or((name, String::new()), |(a, b)| (a, format!(".{b}")));
+        let (stem, suffix) =
+            name.rsplit_once('.').map_or((name, String::new()), |(a, b)| (a, format!(".{b}")));
         if !self.split {
             return match self.flat {
                 true => vec![(self.size, format!("{stem}-flat{suffix}"))],
@@ -228,7 +231,11 @@ impl Plan {
 }
 
 /// Opens the backing file: its content ID and length.
-async fn look_at_backing(context: &CreateContext<'_>, filename: &str, plan: &Plan) -> Result<Option<(u32, u64)>> {
+async fn look_at_backing(
+    context: &CreateContext<'_>,
+    filename: &str,
+    plan: &Plan,
+) -> Result<Option<(u32, u64)>> {
     let Some(name) = &plan.backing else { return Ok(None) };
     let full = full_backing_filename(filename, name);
     let format = plan.backing_format.as_deref().unwrap_or("vmdk");
@@ -278,7 +285,8 @@ pub(crate) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
     }
     for (length, name) in &pieces {
         let path = format!("{folder}{name}");
-        let file = context.registry.create_file(&path, if plan.flat { *length } else { 0 }).await.context(&path)?;
+        let file =
+            context.registry.create_file(&path, if plan.flat { *length } else { 0 }).await.context(&path)?;
         let written = match plan.flat {
             true => Ok(()),
             false => plan.write_sparse(&file, *length, None).await,

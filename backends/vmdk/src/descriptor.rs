@@ -93,7 +93,11 @@ impl ExtentLine {
             _ => return Err(invalid()),
         };
         let named = kind == ExtentType::Zero || !filename.is_empty() && !filename.contains('\0');
-        if sectors == 0 || sectors > rhea_block::MAX_LENGTH / 512 || offset > rhea_block::MAX_LENGTH / 512 || !named {
+        if sectors == 0
+            || sectors > rhea_block::MAX_LENGTH / 512
+            || offset > rhea_block::MAX_LENGTH / 512
+            || !named
+        {
             return Err(invalid());
         }
         Ok(Self { access, sectors, kind, filename: filename.to_owned(), offset })
@@ -150,7 +154,8 @@ impl Descriptor {
                 _ => {}
             }
         }
-        let create_type = create_type.ok_or_else(|| BlockError::malformed("invalid VMDK image descriptor"))?;
+        let create_type =
+            create_type.ok_or_else(|| BlockError::malformed("invalid VMDK image descriptor"))?;
         let cid = cid.ok_or_else(|| BlockError::malformed("vmdk descriptor: no CID"))?;
         Ok(Self { cid, parent_cid: parent_cid.unwrap_or(NO_PARENT), create_type, parent, extents })
     }
@@ -217,7 +222,12 @@ impl NewDescriptor<'_> {
              ddb.geometry.sectors = \"63\"\n\
              ddb.adapterType = \"{}\"\n\
              ddb.toolsVersion = \"{}\"\n",
-            self.cid, self.parent_cid, self.create_type, self.hw_version, self.adapter_type, self.tools_version
+            self.cid,
+            self.parent_cid,
+            self.create_type,
+            self.hw_version,
+            self.adapter_type,
+            self.tools_version
         )
     }
 }
@@ -233,7 +243,10 @@ mod tests {
     #[test]
     fn a_text_is_read() {
         let d = Descriptor::parse(TEXT.as_bytes(), true).unwrap();
-        assert_eq!((d.cid, d.parent_cid, d.create_type.as_str()), (0x0a1b_2c3d, NO_PARENT, "twoGbMaxExtentFlat"));
+        assert_eq!(
+            (d.cid, d.parent_cid, d.create_type.as_str()),
+            (0x0a1b_2c3d, NO_PARENT, "twoGbMaxExtentFlat")
+        );
         assert_eq!(d.extents.len(), 3);
         assert_eq!((d.extents[0].filename.as_str(), d.extents[0].offset), ("a b.vmdk", 128));
         assert_eq!((d.extents[1].kind, d.extents[1].access), (ExtentType::Zero, Access::ReadOnly));

@@ -11,8 +11,6 @@ use rhea_options::Options;
 
 use crate::VmdkDriver;
 
-
-
 /// A file in memory that cannot grow without end, as a real one cannot on a full disk.
 struct BoundedFile(MemoryNode);
 

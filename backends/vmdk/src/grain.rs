@@ -17,8 +17,9 @@ const MARKER: usize = 12;
 /// Reads the grain whose marker (or data, in extents without markers) lies at `at`: a whole grain, zeroes after what the
 /// data has.
 pub(crate) async fn read(file: &BlockNode, sparse: &Sparse, at: u64, grain_number: u64) -> Result<Vec<u8>> {
-    let malformed =
-        |what: &str| BlockError::new(libc::EIO, format!("vmdk: compressed grain {grain_number} at {at:#x}: {what}"));
+    let malformed = |what: &str| {
+        BlockError::new(libc::EIO, format!("vmdk: compressed grain {grain_number} at {at:#x}: {what}"))
+    };
     let length = file.length();
     if at >= length {
         return Err(malformed("beyond the file's end"));

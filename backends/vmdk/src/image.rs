@@ -15,8 +15,8 @@ use async_lock::Mutex as AsyncMutex;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BackingFile, BackingSlot, BlockError, BlockNode, BlockStatus, CheckResult, Edge, FormatInfo, Limits, Node,
-    OpenFlags, Repair, Result, StatusFlags, WriteFlags, read_behind,
+    BackingFile, BackingSlot, BlockError, BlockNode, BlockStatus, CheckResult, Edge, FormatInfo, Limits,
+    Node, OpenFlags, Repair, Result, StatusFlags, WriteFlags, read_behind,
 };
 use rhea_options::Options;
 use serde_json::{Value, json};
@@ -310,7 +310,10 @@ impl Image {
         let bytes = grain::compress(data.to_vec(), sparse, offset / SECTOR).await?;
         let mut end = extent.end.lock().await;
         if self.run(number, offset, 1).await?.0 != Kind::Unallocated {
-            return Err(BlockError::new(libc::EIO, "Could not write to allocated cluster for streamOptimized"));
+            return Err(BlockError::new(
+                libc::EIO,
+                "Could not write to allocated cluster for streamOptimized",
+            ));
         }
         let at = (*end).max(file.length()).next_multiple_of(SECTOR);
         let sector = sector_number(at)?;
@@ -378,7 +381,18 @@ impl Image {
         let part = data.slice(0..run as usize);
         match kind {
             Kind::Data(at) => {
-                extent.node()?.write(at, part, WriteFlags::empty()).await?;
+                let file = extent.node()?;
+                if let Some(sparse) = extent.sparse()
+                    && at + run > file.length().next_multiple_of(sparse.grain)
+                {
+                    return Err(BlockError::new(
+                        libc::EIO,
+                        format!(
+                            "vmdk: the grain of disk offset {offset:#x} is at {at:#x}, beyond the file's end"
+                        ),
+                    ));
+                }
+                file.write(at, part, WriteFlags::empty()).await?;
                 Ok(run)
             }
             Kind::Unallocated | Kind::Zero => match &extent.storage {
@@ -478,13 +492,15 @@ pub(crate) fn kind_of(sparse: &Sparse, entry: u32) -> Kind {
 
 /// A place as a grain table has it: extents' files end where 32 bits of sectors do.
 fn sector_number(at: u64) -> Result<u32> {
-    u32::try_from(at / SECTOR).map_err(|_| BlockError::new(libc::EFBIG, "vmdk: the extent's file would be too long"))
+    u32::try_from(at / SECTOR)
+        .map_err(|_| BlockError::new(libc::EFBIG, "vmdk: the extent's file would be too long"))
 }
 
 /// A content ID that is not that of "no parent".
 pub(crate) fn random_cid() -> Result<u32> {
-    let value = getrandom::u32()
-        .map_err(|error| BlockError::new(libc::EIO, format!("no random numbers for a content ID: {error}")))?;
+    let value = getrandom::u32().map_err(|error| {
+        BlockError::new(libc::EIO, format!("no random numbers for a content ID: {error}"))
+    })?;
     Ok(value & 0xffff_fffe)
 }
 

@@ -133,7 +133,9 @@ async fn open_extent(
                 end: AsyncMutex::new(0),
             });
         }
-        ExtentType::SeSparse => return Err(BlockError::unsupported("vmdk: SESPARSE extents are not supported")),
+        ExtentType::SeSparse => {
+            return Err(BlockError::unsupported("vmdk: SESPARSE extents are not supported"));
+        }
         ExtentType::Flat | ExtentType::Vmfs => Role::Data,
         ExtentType::Sparse | ExtentType::VmfsSparse => Role::Metadata,
     };
@@ -191,14 +193,12 @@ async fn open_extent_file(
     if line.access == Access::ReadOnly {
         flags |= rhea_block::OpenFlags::READ_ONLY;
     }
-    let node = context
-        .registry
-        .open_node(options, flags, true)
-        .await
-        .map_err(|error| match error.to_string().starts_with("Could not open '") {
+    let node = context.registry.open_node(options, flags, true).await.map_err(|error| {
+        match error.to_string().starts_with("Could not open '") {
             true => error,
             false => error.context(format!("Could not open '{path}'")),
-        })?;
+        }
+    })?;
     let edge = Edge::new(name, role, node);
     context.hold(&edge).await.context(format!("Could not open '{path}'"))?;
     Ok(edge)

@@ -223,7 +223,8 @@ impl Sparse {
         if &bytes[..4] != COWD_MAGIC {
             return Err(BlockError::malformed("Image not in VMDK format"));
         }
-        let (version, sectors, grain) = (le32(&bytes, 4), u64::from(le32(&bytes, 12)), u64::from(le32(&bytes, 16)));
+        let (version, sectors, grain) =
+            (le32(&bytes, 4), u64::from(le32(&bytes, 12)), u64::from(le32(&bytes, 16)));
         let (at, count) = (u64::from(le32(&bytes, 20)), u64::from(le32(&bytes, 24)));
         if version != 1 {
             return Err(BlockError::unsupported(format!("vmdk COWD header: version {version}")));

@@ -61,13 +61,21 @@ pub(crate) struct Tables {
 pub(crate) fn place(file: &BlockNode, extent: &Sparse, directory: &[u32], table: usize) -> Result<u64> {
     let at = u64::from(directory[table]) * SECTOR;
     if at < SECTOR || at + extent.entries_per_table * 4 > file.length() {
-        return Err(BlockError::malformed(format!("vmdk grain directory: entry {table} is {}", directory[table])));
+        return Err(BlockError::malformed(format!(
+            "vmdk grain directory: entry {table} is {}",
+            directory[table]
+        )));
     }
     Ok(at)
 }
 
 /// Reads a table as it is in the file.
-pub(crate) async fn read(file: &BlockNode, extent: &Sparse, directory: &[u32], table: usize) -> Result<Vec<u32>> {
+pub(crate) async fn read(
+    file: &BlockNode,
+    extent: &Sparse,
+    directory: &[u32],
+    table: usize,
+) -> Result<Vec<u32>> {
     let mut bytes = vec![0; extent.entries_per_table as usize * 4];
     file.read_bytes(place(file, extent, directory, table)?, &mut bytes).await?;
     Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
