@@ -118,7 +118,7 @@ impl BlockNode {
         let (align, len) = (u64::from(limits.request_alignment), data.len() as u64);
         let start = align_down(offset, align);
         let end = align_up(offset + len, align);
-        let mut bounce = IoVector::zeroed((end - start) as usize);
+        let mut bounce = IoVector::scratch((end - start) as usize);
         self.read_pieces(limits, start, &mut bounce).await?;
         let from = (offset - start) as usize;
         data.write_view(0, &bounce.view().slice(from..from + len as usize));

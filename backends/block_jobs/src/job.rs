@@ -191,6 +191,7 @@ impl Control {
         self.change(|s| {
             s.speed = speed;
             s.allowance = 0;
+            s.slice_began = Instant::now();
         });
     }
 
@@ -205,7 +206,10 @@ impl Control {
     }
 
     pub(crate) fn set_ready(&self) {
-        self.change(|s| s.status = JobStatus::Ready);
+        let mut state = self.state.lock();
+        if state.status == JobStatus::Running {
+            state.status = JobStatus::Ready;
+        }
     }
 
     /// Waits until something has changed, or for a while.
@@ -218,6 +222,10 @@ impl Control {
         };
         futures_util::pin_mut!(changed, timer);
         futures_util::future::select(changed, timer).await;
+        // However many changes there were: whoever waits looks at the state anew.
+        while let Some(permit) = self.changed.try_acquire() {
+            permit.forget();
+        }
     }
 
     /// A good moment: waits while the job is paused, and fails if it was cancelled.

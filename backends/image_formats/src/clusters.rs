@@ -391,6 +391,7 @@ pub(crate) async fn block_status(
     offset: u64,
     len: u64,
     unallocated: StatusFlags,
+    data: StatusFlags,
 ) -> Result<BlockStatus> {
     let (mapping, _, run_len) = run(map, offset, len).await?;
     let (flags, at) = match mapping {
@@ -401,7 +402,7 @@ pub(crate) async fn block_status(
         }
         Mapping::Data(start) => {
             let encrypted = map.encrypt(offset, &IoVector::default().view()).await?.is_some();
-            let flags = StatusFlags::DATA | StatusFlags::ALLOCATED;
+            let flags = StatusFlags::DATA | StatusFlags::ALLOCATED | data;
             match encrypted {
                 true => (flags, None),
                 false => (flags | StatusFlags::OFFSET_VALID, Some(start + offset % map.cluster_size())),

@@ -24,6 +24,10 @@ pub(crate) trait ImageFormat: ClusterMap + 'static {
     fn request_alignment(&self) -> u32 {
         1
     }
+    /// What is told of clusters with data, beside that.
+    fn data_status(&self) -> StatusFlags {
+        StatusFlags::empty()
+    }
     /// The longest write, in bytes; 0: any.
     fn max_transfer(&self) -> u64 {
         0
@@ -141,7 +145,7 @@ impl<F: ImageFormat> Node for ImageNode<F> {
 
     async fn block_status(&self, offset: u64, len: u64, _: bool) -> Result<BlockStatus> {
         let _using = self.0.users().read().await;
-        clusters::block_status(&self.0, offset, len, F::UNALLOCATED).await
+        clusters::block_status(&self.0, offset, len, F::UNALLOCATED, self.0.data_status()).await
     }
 
     async fn truncate(&self, length: u64, how: Truncate) -> Result<()> {

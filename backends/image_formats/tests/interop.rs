@@ -138,8 +138,12 @@ fn what_one_writes_the_other_reads() {
                 block_on(async {
                     if by_qemu {
                         let size = SIZE.to_string();
-                        let set = if set.is_empty() { "size=9000448" } else { set };
-                        run("qemu-img", &["create", "-q", "-f", format, "-o", set, &file, &size]);
+                        let mut args = vec!["create", "-q", "-f", format];
+                        if !set.is_empty() {
+                            args.extend(["-o", set]);
+                        }
+                        args.extend([file.as_str(), &size]);
+                        run("qemu-img", &args);
                     } else {
                         create(&registry, format, &file, set, SIZE).await;
                     }
@@ -154,11 +158,12 @@ async fn exchange(registry: &rhea_block::Registry, format: &str, file: &str, wha
     let mut random = Random(7);
     let length = info(file, format)["virtual-size"].as_u64().expect("length");
     let mut model = vec![0; length as usize];
-    for round in 0..4 {
+    for round in 0..2 {
         let opened = open(registry, format, file, OpenFlags::empty()).await;
         for _ in 0..12 {
             let at = random.below(length);
-            let len = random.below([600, 70_000, 1_500_000][random.below(3) as usize]).min(length - at) as usize;
+            let most = [600, 70_000, 1_500_000][random.below(3) as usize];
+            let len = random.below(most).min(length - at) as usize;
             let byte = random.next() as u8;
             let data = IoVector::from_slice(&vec![byte; len]);
             opened.node.write(at, &data, WriteFlags::empty()).await.expect("written");
@@ -248,11 +253,14 @@ fn compressed_qcow_clusters_go_both_ways() {
     }
     let folder = Folder::new();
     let registry = registry();
-    let model: Vec<u8> = (0..1_000_448u64).map(|i| if i < 500_000 { (i % 7) as u8 } else { (i * i >> 3) as u8 }).collect();
+    let model: Vec<u8> = (0..1u64 << 20).map(|i| if i < 500_000 { (i % 7) as u8 } else { (i * i >> 3) as u8 }).collect();
     let raw = folder.file("raw");
     std::fs::write(&raw, &model).expect("raw");
     let (theirs, ours) = (folder.file("theirs"), folder.file("ours"));
-    run("qemu-img", &["convert", "-c", "-f", "raw", "-O", "qcow", &raw, &theirs]);
+    // QEMU 10.0 writes the image and then exits with 1, without a word.
+    let convert = ["convert", "-c", "-f", "raw", "-O", "qcow", &raw, &theirs];
+    let output = std::process::Command::new("qemu-img").args(convert).output().expect("runs");
+    assert!(output.stderr.is_empty(), "{output:?}");
     block_on(async {
         compare(&registry, "qcow", &theirs, &model, "compressed by QEMU").await;
         create(&registry, "qcow", &ours, "", model.len() as u64).await;

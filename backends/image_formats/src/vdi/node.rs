@@ -180,6 +180,11 @@ impl ImageFormat for VdiImage {
         FormatInfo { cluster_size: BLOCK, unallocated_is_zero: !self.header.is_static, ..FormatInfo::default() }
     }
 
+    fn data_status(&self) -> StatusFlags {
+        // Blocks of a static image may never have been written: the file knows.
+        if self.header.is_static { StatusFlags::RECURSE } else { StatusFlags::empty() }
+    }
+
     async fn check(&self, repair: Repair) -> Result<CheckResult> {
         super::check::check(self, repair).await
     }

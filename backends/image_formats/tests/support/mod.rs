@@ -13,7 +13,8 @@ use rhea_options::Options;
 pub const WRITABLE: &[(&str, &[&str])] = &[
     ("vdi", &["", "static=on"]),
     ("vpc", &["", "subformat=fixed", "force_size=on", "subformat=fixed,force_size=on"]),
-    ("qed", &["", "cluster_size=4096,table_size=1", "cluster_size=16384,table_size=2"]),
+    // Tables of one cluster are valid, but QEMU 10.0 refuses to open them.
+    ("qed", &["", "cluster_size=4096,table_size=2", "cluster_size=16384,table_size=8"]),
     ("parallels", &["", "cluster_size=4096", "cluster_size=65536"]),
     ("qcow", &[""]),
 ];
