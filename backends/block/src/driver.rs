@@ -98,8 +98,26 @@ impl OpenContext<'_> {
     pub async fn open_child(&self, options: &mut Options, name: &str, role: Role) -> Result<Arc<Edge>> {
         match self.open_optional_child(options, name, role).await? {
             Some(edge) => Ok(edge),
-            None => Err(BlockError::invalid(format!("A block device must be specified for \"{name}\""))),
+            None => Err(missing_child(name)),
         }
+    }
+
+    /// Like [`OpenContext::open_child`], for a child without metadata: others may write to it meanwhile, as far as the
+    /// node's own parents let them.
+    pub async fn open_sharing_child(
+        &self,
+        options: &mut Options,
+        name: &str,
+        role: Role,
+    ) -> Result<Arc<Edge>> {
+        let node = self.open_child_node(options, name, role).await?.ok_or_else(|| missing_child(name))?;
+        let edge = Edge::new(name, role, node);
+        let mut needed = Permissions::CONSISTENT_READ;
+        if self.writable() && !edge.node().is_read_only() {
+            needed |= Permissions::WRITE;
+        }
+        edge.set_permissions(needed, Permissions::all()).await?;
+        Ok(edge)
     }
 
     /// Like [`OpenContext::open_child`], but `None` if no option tells of the child (and it is not `file`).
@@ -109,6 +127,18 @@ impl OpenContext<'_> {
         name: &str,
         role: Role,
     ) -> Result<Option<Arc<Edge>>> {
+        let Some(node) = self.open_child_node(options, name, role).await? else { return Ok(None) };
+        let edge = Edge::new(name, role, node);
+        self.hold(&edge).await?;
+        Ok(Some(edge))
+    }
+
+    async fn open_child_node(
+        &self,
+        options: &mut Options,
+        name: &str,
+        role: Role,
+    ) -> Result<Option<Arc<BlockNode>>> {
         let flags = match role {
             Role::Filtered => self.flags,
             Role::Backing => self.flags.for_backing(),
@@ -116,10 +146,10 @@ impl OpenContext<'_> {
         };
         let reference = options.take::<String>(name)?;
         let mut members = options.take_object(name);
-        let node = match reference {
-            Some(reference) => self.registry.find(&reference).ok_or_else(|| {
+        match reference {
+            Some(reference) => self.registry.find(&reference).map(Some).ok_or_else(|| {
                 BlockError::invalid(format!("Cannot find device='' nor node-name='{reference}'"))
-            })?,
+            }),
             None => {
                 if members.is_empty() {
                     if name != "file" || self.filename.is_empty() {
@@ -128,12 +158,9 @@ impl OpenContext<'_> {
                     members = self.registry.protocol_options(self.filename)?;
                 }
                 let protocol = matches!(role, Role::File | Role::Data | Role::Metadata);
-                self.registry.open_node(members, flags, protocol).await?
+                self.registry.open_node(members, flags, protocol).await.map(Some)
             }
-        };
-        let edge = Edge::new(name, role, node);
-        self.hold(&edge).await?;
-        Ok(Some(edge))
+        }
     }
 
     /// Takes what the child is needed for right away: the driver reads it while it opens, and writes if it may.
@@ -447,6 +474,10 @@ impl Registry {
 fn is_device(metadata: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.file_type().is_block_device() || metadata.file_type().is_char_device()
+}
+
+fn missing_child(name: &str) -> BlockError {
+    BlockError::invalid(format!("A block device must be specified for \"{name}\""))
 }
 
 pub(crate) fn node_of(

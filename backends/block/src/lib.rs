@@ -34,6 +34,7 @@ mod progress;
 mod raw;
 mod request;
 mod secret;
+mod throttle;
 mod tracked;
 
 pub use bitmap::DirtyBitmap;
@@ -58,3 +59,4 @@ pub use progress::Progress;
 pub use raw::RawDriver;
 pub use request::{MAX_LENGTH, read_behind};
 pub use secret::{Objects, Secrets};
+pub use throttle::{Limit, ThrottleGroup, ThrottleLimits};

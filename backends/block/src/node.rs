@@ -316,6 +316,12 @@ pub trait Node: Send + Sync {
     /// Bytes of the disk.
     fn length(&self) -> u64;
 
+    /// Whether the driver could open the image for reading only although writing was asked for
+    /// ([`OpenFlags::AUTO_READ_ONLY`]).
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
     /// The nodes below, but for the backing file (which the block layer keeps, see
     /// [`OpenContext::backing`](crate::OpenContext::backing)).
     fn children(&self) -> Vec<Arc<Edge>> {
@@ -365,8 +371,8 @@ pub trait Node: Send + Sync {
         Err(BlockError::os(libc::ENOTSUP))
     }
 
-    /// Copies to another node without passing through our memory: maps the range to a child and hands on, until the
-    /// bottom calls `to.copy_range_to`. `ENOTSUP`: the caller reads and writes.
+    /// Copies to another node without passing through our memory: maps the range to a child and hands on with the child's
+    /// [`BlockNode::copy_range`]. The bottom (a node without children) is never asked: it is the source itself. `ENOTSUP`: the caller reads and writes.
     async fn copy_range_from(
         &self,
         offset: u64,
@@ -468,6 +474,16 @@ pub trait Node: Send + Sync {
     async fn set_permissions(&self, needed: Permissions, shared: Permissions) -> Result<()> {
         let _ = (needed, shared);
         Ok(())
+    }
+
+    /// Whether [`Node::debug_event`] is to be called (`blkdebug`).
+    fn wants_debug_events(&self) -> bool {
+        false
+    }
+
+    /// The parent has come to a point that has a name (`l2_load`, `write_aio`…: QAPI's BlkdebugEvent).
+    async fn debug_event(&self, event: &'static str) {
+        let _ = event;
     }
 
     /// Goes on with other flags (read-only or not, cache mode) and options, or fails and stays as it was.

@@ -74,7 +74,8 @@ pub(crate) async fn open_node(
     filename: &str,
 ) -> Result<Arc<BlockNode>> {
     let describe = if filename.is_empty() {
-        options.get("filename").unwrap_or_default().to_owned()
+        // A format opened by options goes by its file's name: names of backing files are relative to that.
+        options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned()
     } else {
         filename.to_owned()
     };
@@ -126,6 +127,12 @@ pub(crate) async fn open_node(
             entry.key
         )));
     }
+    let mut flags = flags;
+    if flags.contains(OpenFlags::AUTO_READ_ONLY) {
+        let below = node.children();
+        let read_only = node.is_read_only() || below.iter().any(|edge| edge.node().is_read_only());
+        flags.set(OpenFlags::READ_ONLY, read_only || flags.contains(OpenFlags::READ_ONLY));
+    }
     let node = node_of(driver.name(), node_name.clone(), describe, flags, node, backing);
     open_backing(registry, &node, backing_name, flags).await?;
     if !node_name.is_empty() {
@@ -134,8 +141,10 @@ pub(crate) async fn open_node(
     Ok(node)
 }
 
+/// Errors that say what is wrong stay as they are (whoever opens the image says which one it is); a mere number of the
+/// system's gets the file's name.
 fn describe_failure(error: BlockError, filename: &str) -> BlockError {
-    if filename.is_empty() || error.to_string().starts_with("Could not open '") {
+    if filename.is_empty() || error.to_string() != crate::errno_text(error.errno()) {
         return error;
     }
     error.context(format!("Could not open '{filename}'"))

@@ -10,6 +10,7 @@ use crate::driver::{CreateContext, CreateOption, Driver, DriverKind, Measure, Op
 use crate::graph::{BlockNode, Edge, Role};
 use crate::node::{BlockStatus, FormatInfo, Limits, Node, Truncate, WriteFlags};
 use crate::options::OpenFlags;
+use crate::permission::Permissions;
 use crate::{BlockError, Result};
 
 /// Disks without a header.
@@ -37,8 +38,8 @@ impl Driver for RawDriver {
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let offset = options.take::<Size>("offset")?.map_or(0, |size| size.0);
         let size = options.take::<Size>("size")?.map(|size| size.0);
-        let file = context.open_child(options, "file", Role::File).await?;
-        let available = file.node().length();
+        let file = context.open_sharing_child(options, "file", Role::File).await?;
+        let available = file.node().exact_length();
         if offset > available {
             return Err(BlockError::invalid(format!(
                 "Offset ({offset}) cannot be greater than size of the containing file ({available})"
@@ -114,7 +115,7 @@ impl Node for RawNode {
     fn length(&self) -> u64 {
         match self.size {
             Some(size) => size,
-            None => self.file.node().length().saturating_sub(self.offset),
+            None => self.file.node().exact_length().saturating_sub(self.offset),
         }
     }
 
@@ -122,12 +123,26 @@ impl Node for RawNode {
         vec![self.file.clone()]
     }
 
+    fn child_permissions(
+        &self,
+        _: &Edge,
+        needed: Permissions,
+        shared: Permissions,
+    ) -> (Permissions, Permissions) {
+        // There is no metadata that others could change behind our back.
+        (needed, shared)
+    }
+
     async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
-        self.file.node().read(self.below(offset)?, data).await
+        let file = self.file.node();
+        file.debug_event("read_aio").await;
+        file.read(self.below(offset)?, data).await
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {
-        self.file.node().write(self.below(offset)?, data, flags).await
+        let file = self.file.node();
+        file.debug_event("write_aio").await;
+        file.write(self.below(offset)?, data, flags).await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: WriteFlags) -> Result<()> {
@@ -139,7 +154,10 @@ impl Node for RawNode {
     }
 
     async fn flush(&self) -> Result<()> {
-        self.file.node().flush().await
+        let file = self.file.node();
+        file.debug_event("flush_to_os").await;
+        file.debug_event("flush_to_disk").await;
+        file.flush().await
     }
 
     async fn block_status(&self, offset: u64, len: u64, want_zero: bool) -> Result<BlockStatus> {

@@ -1,44 +1,11 @@
 //! The raw format in files: what is written is read, holes are told, the length follows.
 
-use std::path::PathBuf;
+mod support;
 
 use rhea_async_io::{IoVector, block_on};
-use rhea_block::{
-    FileDriver, HostDeviceDriver, NullDriver, OpenFlags, Preallocation, Progress, RawDriver, Registry,
-    StatusFlags, Truncate, WriteFlags,
-};
+use rhea_block::{OpenFlags, Preallocation, Progress, Registry, StatusFlags, Truncate, WriteFlags};
 use rhea_options::Options;
-
-fn registry() -> Registry {
-    let mut registry = Registry::new();
-    registry.add(FileDriver);
-    registry.add(HostDeviceDriver);
-    registry.add(NullDriver::CO);
-    registry.add(NullDriver::AIO);
-    registry.add(RawDriver);
-    registry
-}
-
-/// A folder that goes away with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("rhea-raw-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("a name in UTF-8").to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use support::{Folder, registry};
 
 fn create(registry: &Registry, path: &str, options: &str) -> rhea_block::Result<()> {
     let options = Options::parse(options, None).expect("options");
@@ -74,9 +41,9 @@ fn what_is_written_is_read_and_holes_are_told() {
         disk.flush().await.unwrap();
         // Beyond the end: the file grows.
         disk.write_bytes((1 << 20) + 100, b"end").await.unwrap();
-        assert_eq!(disk.length(), (1 << 20) + 103);
+        assert_eq!(disk.exact_length(), (1 << 20) + 103);
         disk.write_zeroes((1 << 20) + 50, 1000, WriteFlags::empty()).await.unwrap();
-        assert_eq!(disk.length(), (1 << 20) + 1050);
+        assert_eq!(disk.exact_length(), (1 << 20) + 1050);
         let how = Truncate { preallocation: Preallocation::Full, ..Truncate::default() };
         disk.truncate(2 << 20, how).await.unwrap();
         assert_eq!(disk.length(), 2 << 20);

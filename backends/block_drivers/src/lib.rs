@@ -12,9 +12,17 @@ pub fn registry() -> Registry {
     registry.add(HostDeviceDriver);
     registry.add(NullDriver::CO);
     registry.add(NullDriver::AIO);
+    registry.add(rhea_nbd::NbdDriver);
     registry.add(RawDriver);
     registry.add(rhea_vhdx::VhdxDriver);
     registry.add(LuksDriver);
+    registry.add(rhea_block_filters::ThrottleDriver);
+    registry.add(rhea_block_filters::CopyOnReadDriver);
+    registry.add(rhea_block_filters::CompressDriver);
+    registry.add(rhea_block_filters::PreallocateDriver);
+    registry.add(rhea_block_filters::QuorumDriver);
+    registry.add(rhea_block_filters::BlkdebugDriver);
+    registry.add(rhea_block_filters::BlkverifyDriver);
     registry.add(HttpDriver::HTTP);
     registry.add(HttpDriver::HTTPS);
     registry.add(FtpDriver::FTP);

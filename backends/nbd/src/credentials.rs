@@ -1,16 +1,36 @@
 //! TLS credentials by the id of the user's object.
 
-use rhea_block::{BlockError, Registry, Result};
+use std::sync::Arc;
+
+use rhea_block::{BlockError, Objects, Result};
 
 use crate::address::Address;
 use crate::client::ClientTls;
 
-/// The credentials of a client.
-pub(crate) fn client(
-    _registry: &Registry,
+/// The TLS of a client: with the credentials of an id, and the name that the server's certificate must have (else that of
+/// the address).
+pub fn client_tls(
+    objects: &Objects,
     id: &str,
-    _hostname: Option<String>,
-    _address: &Address,
+    hostname: Option<String>,
+    address: &Address,
 ) -> Result<ClientTls> {
-    Err(BlockError::invalid(format!("No TLS credentials with id '{id}'")))
+    let credentials = rhea_block_objects::tls_credentials(objects, id)?;
+    let config = credentials.client_config()?;
+    let hostname = match hostname.or_else(|| address.host().map(str::to_owned)) {
+        Some(hostname) => hostname,
+        // Nobody looks at it.
+        None if !credentials.verifies_peer() => "localhost".into(),
+        None => {
+            return Err(BlockError::invalid(
+                "No hostname to check the server's certificate against; tls-hostname gives one",
+            ));
+        }
+    };
+    Ok(ClientTls { config, hostname })
+}
+
+/// The TLS of a server: with the credentials of an id.
+pub fn server_tls(objects: &Objects, id: &str) -> Result<Arc<rustls::ServerConfig>> {
+    rhea_block_objects::tls_credentials(objects, id)?.server_config()
 }

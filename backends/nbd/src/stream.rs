@@ -141,6 +141,20 @@ impl Stream {
         Socket::from_fd(fd).map(Self::from)
     }
 
+    /// The socket itself, in blocking mode, for somebody else; the stream if TLS is on it.
+    pub(crate) fn into_fd(self) -> Result<OwnedFd, Self> {
+        let fd: OwnedFd = match self.0 {
+            Inner::Plain(Socket::Tcp(socket)) => socket.into_inner().into(),
+            Inner::Plain(Socket::Unix(socket)) => socket.into_inner().into(),
+            Inner::Plain(Socket::Vsock(socket)) => OwnedFd::from(socket.into_inner()),
+            tls => return Err(Self(tls)),
+        };
+        // What cannot be set to blocking is no socket any more, as its next user will find.
+        let socket = UnixStream::from(fd);
+        let _ = socket.set_nonblocking(false);
+        Ok(socket.into())
+    }
+
     /// The bare socket, to put TLS on it; the stream itself if that is done already.
     pub(crate) fn into_socket(self) -> Result<Socket, Self> {
         match self.0 {

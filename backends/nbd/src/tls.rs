@@ -95,6 +95,13 @@ impl TlsSession {
         &self.socket
     }
 
+    /// The subject of the peer's certificate, if it has shown one.
+    pub(crate) fn peer_name(&self) -> Option<String> {
+        let connection = self.connection.lock();
+        let certificate = connection.peer_certificates()?.first()?;
+        rhea_block_objects::distinguished_name(certificate).ok()
+    }
+
     pub(crate) fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let mut connection = self.connection.lock();
         loop {

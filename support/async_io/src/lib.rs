@@ -21,7 +21,7 @@ mod timer;
 
 pub use buffer::{IoVector, IoView, MemoryOwner};
 pub use executor::{Executor, Task, block_on, spawn};
-pub use file::{Extent, File, FileStatus, OpenOptions};
+pub use file::{DirectAlignment, Extent, File, FileStatus, OpenOptions};
 pub use pool::{unblock, unblock_io};
 pub use socket::Async;
 pub use timer::Timer;

@@ -1,5 +1,6 @@
 //! The commands: their table, and how a line becomes a call.
 
+mod breakpoints;
 mod inspect;
 pub mod manage;
 mod requests;
@@ -87,7 +88,10 @@ impl Command {
 /// All commands, in the order of their names.
 pub fn all() -> impl Iterator<Item = &'static Command> {
     let mut commands: Vec<&Command> =
-        [manage::COMMANDS, requests::COMMANDS, inspect::COMMANDS].into_iter().flatten().collect();
+        [manage::COMMANDS, requests::COMMANDS, inspect::COMMANDS, breakpoints::COMMANDS]
+            .into_iter()
+            .flatten()
+            .collect();
     commands.sort_by_key(|c| c.name);
     commands.into_iter()
 }

@@ -72,6 +72,9 @@ impl Session {
             node = overlay;
             temporary = Some(file);
         }
+        if how.flags.contains(OpenFlags::COPY_ON_READ) {
+            node = rhea_block_filters::copy_on_read(node).await?;
+        }
         let mut needed = Permissions::CONSISTENT_READ;
         if !node.is_read_only() {
             needed |= Permissions::WRITE | Permissions::RESIZE;

@@ -5,8 +5,10 @@ use std::path::Path;
 use rhea_async_io::{File, OpenOptions, unblock_io};
 use rhea_options::{Options, Size};
 
+use super::lock::Locks;
 use crate::driver::{CreateContext, CreateOption, CreateOptionType};
 use crate::node::Preallocation;
+use crate::permission::Permissions;
 use crate::{BlockError, Result, ResultExt};
 
 const SIZE: CreateOption = CreateOption {
@@ -65,21 +67,35 @@ pub(super) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
     let preallocation = match options.take::<String>("preallocation")? {
         None => Preallocation::Off,
         Some(word) => Preallocation::from_word(&word)
-            .ok_or_else(|| BlockError::invalid(format!("Invalid parameter '{word}'")))?,
+            .ok_or_else(|| BlockError::invalid(format!("invalid parameter value: {word}")))?,
     };
     let nocow = options.take::<bool>("nocow")?.unwrap_or(false);
     let hint = options.take::<Size>("extent_size_hint")?.map_or(EXTENT_SIZE, |size| size.0);
     let hint = u32::try_from(hint).map_err(|_| BlockError::invalid("Extent size hint is too large"))?;
     options.finish(["size", "preallocation", "nocow", "extent_size_hint"])?;
+    context.progress.set_total(size);
     let path = Path::new(filename);
     let open = OpenOptions { write: true, create: true, ..OpenOptions::default() };
     let file = File::open(path, open).context(format!("Could not create '{filename}'"))?;
+    // Not before it is known that nobody uses it.
+    let needed = Permissions::WRITE | Permissions::RESIZE;
+    let locks = Locks::new(needed, Permissions::all() - Permissions::RESIZE);
+    let locking = file.has_locks();
+    if locking {
+        Locks::NONE.change(locks, &file, filename)?;
+    }
+    let result = fill(&file, nocow, hint, size, preallocation).await;
+    if locking {
+        locks.give_back(&file);
+    }
+    context.progress.set_done(size);
+    result
+}
+
+async fn fill(file: &File, nocow: bool, hint: u32, size: u64, preallocation: Preallocation) -> Result<()> {
     file.set_length(0).context("Could not clear file")?;
     file.set_hints(nocow, hint);
-    context.progress.set_total(size);
-    grow(file, 0, size, preallocation).await?;
-    context.progress.set_done(size);
-    Ok(())
+    grow(file.clone(), 0, size, preallocation).await
 }
 
 /// "Creates" an image on a device: it is there already, and must be large enough.

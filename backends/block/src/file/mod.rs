@@ -1,19 +1,20 @@
 //! The protocols `file` and `host_device`: bytes in a file or on a device of the host.
 
 pub(crate) mod create;
+mod lock;
 mod node;
 
 use std::path::Path;
 
 use async_trait::async_trait;
-use rhea_async_io::{File, OpenOptions};
-use rhea_options::Options;
+use rhea_async_io::File;
+use rhea_options::{OnOffAuto, Options};
 
 use crate::driver::{CreateContext, CreateOption, Driver, DriverKind, OpenContext};
 use crate::node::Node;
 use crate::options::OpenFlags;
 use crate::{BlockError, Result, ResultExt};
-use node::FileNode;
+use node::{FileNode, Opened, open_options};
 
 /// Regular files.
 #[derive(Debug, Clone, Copy)]
@@ -55,27 +56,64 @@ async fn open(kind: Kind, context: &OpenContext<'_>, options: &mut Options) -> R
     }
     let mut flags = context.flags;
     take_aio(options, &mut flags)?;
-    let open = OpenOptions {
-        write: !flags.contains(OpenFlags::READ_ONLY),
-        create: false,
-        direct: flags.contains(OpenFlags::DIRECT),
-        nonblocking: kind == Kind::Device,
-        only_threads: flags.contains(OpenFlags::AIO_THREADS),
+    let locking = match options.take::<String>("locking")?.as_deref() {
+        None | Some("auto") => OnOffAuto::Auto,
+        Some("on") => OnOffAuto::On,
+        Some("off") => OnOffAuto::Off,
+        Some(other) => return Err(BlockError::invalid(format!("invalid parameter value: {other}"))),
     };
-    let file = File::open(Path::new(&filename), open).context(format!("Could not open '{filename}'"))?;
+    let (file, flags) = open_file(kind, &filename, flags)?;
     let status = file.status().context("Could not stat file")?;
     if status.is_directory() {
         return Err(BlockError::os(libc::EISDIR).context(format!("Could not open '{filename}'")));
     }
     match kind {
         Kind::Regular if !status.is_regular() => {
-            Err(BlockError::invalid(format!("'file' driver requires '{filename}' to be a regular file")))
+            return Err(BlockError::invalid(format!(
+                "'file' driver requires '{filename}' to be a regular file"
+            )));
         }
-        Kind::Device if !status.is_block_device() && !status.is_char_device() => Err(BlockError::invalid(
-            format!("'host_device' driver requires '{filename}' to be either a character or block device"),
-        )),
-        _ => Ok(Box::new(FileNode::new(kind, file, flags)?)),
+        Kind::Device if !status.is_block_device() && !status.is_char_device() => {
+            return Err(BlockError::invalid(format!(
+                "'host_device' driver requires '{filename}' to be either a character or block device"
+            )));
+        }
+        _ => {}
     }
+    let locking = match locking {
+        OnOffAuto::Off => false,
+        OnOffAuto::Auto => !flags.contains(OpenFlags::NO_LOCKING) && file.has_locks(),
+        OnOffAuto::On if file.has_locks() => true,
+        OnOffAuto::On => {
+            return Err(BlockError::unsupported(format!(
+                "locking=on: the file system of '{filename}' has no locks"
+            )));
+        }
+    };
+    Ok(Box::new(FileNode::new(kind, filename, Opened::new(file, flags), locking)?))
+}
+
+/// Opens a file as the flags say, or for reading only if they allow that and it must be.
+fn open_file(kind: Kind, filename: &str, flags: OpenFlags) -> Result<(File, OpenFlags)> {
+    let path = Path::new(filename);
+    let opened = File::open(path, open_options(kind, flags));
+    let errno = opened.as_ref().err().and_then(std::io::Error::raw_os_error);
+    let opened = match errno {
+        Some(libc::EACCES | libc::EROFS | libc::EPERM)
+            if flags.contains(OpenFlags::AUTO_READ_ONLY) && !flags.contains(OpenFlags::READ_ONLY) =>
+        {
+            let flags = flags | OpenFlags::READ_ONLY;
+            File::open(path, open_options(kind, flags)).map(|file| (file, flags))
+        }
+        _ => opened.map(|file| (file, flags)),
+    };
+    opened.map_err(|error| {
+        let error = BlockError::from(error).context(format!("Could not open '{filename}'"));
+        match errno == Some(libc::EINVAL) && flags.contains(OpenFlags::DIRECT) {
+            true => error.with_hint("The file system may not support O_DIRECT."),
+            false => error,
+        }
+    })
 }
 
 fn take_aio(options: &mut Options, flags: &mut OpenFlags) -> Result<()> {

@@ -1,84 +1,154 @@
 //! An open file or device.
 
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
-use rhea_async_io::{Extent, File, IoVector, IoView, unblock_io};
+use parking_lot::Mutex;
+use rhea_async_io::{DirectAlignment, Extent, File, IoVector, IoView, OpenOptions, unblock_io};
+use rhea_options::Options;
 
+use super::lock::Locks;
 use super::{Kind, create};
+use crate::graph::BlockNode;
 use crate::node::{BlockStatus, Limits, Node, StatusFlags, Truncate, WriteFlags};
 use crate::options::OpenFlags;
+use crate::permission::Permissions;
 use crate::{BlockError, Result, ResultExt};
+
+/// How a file is open at present; exchanged as a whole when it is reopened.
+pub(super) struct Opened {
+    file: File,
+    flags: OpenFlags,
+    alignment: DirectAlignment,
+}
+
+impl Opened {
+    pub(super) fn new(file: File, flags: OpenFlags) -> Self {
+        let alignment = match flags.contains(OpenFlags::DIRECT) {
+            true => file.direct_alignment(),
+            false => DirectAlignment { request: 1, memory: 1 },
+        };
+        Self { file, flags, alignment }
+    }
+}
 
 /// A file, and what was found out about it.
 ///
 /// The length is kept here rather than asked for with each request: nobody else may change it while the image is locked.
 pub(super) struct FileNode {
     kind: Kind,
-    file: File,
-    flags: OpenFlags,
+    filename: String,
+    opened: ArcSwap<Opened>,
+    block_device: bool,
     length: AtomicU64,
+    /// The locks held; `None`: no locks are wanted, or the system has none.
+    locks: Option<Mutex<Locks>>,
     /// Calls that the file system turned out not to have.
-    no_punch_hole: AtomicBool,
-    no_zero_range: AtomicBool,
+    missing: Missing,
     /// The error of a failed flush. The kernel forgets the pages it could not write, so that a later flush would succeed
     /// although data is lost: the error stays.
     flush_error: AtomicI32,
 }
 
+#[derive(Default)]
+struct Missing {
+    punch_hole: AtomicBool,
+    zero_range: AtomicBool,
+    discard: AtomicBool,
+    copy_range: AtomicBool,
+}
+
 /// Whether an error says that the system cannot do this here (rather than that it failed).
-fn is_missing(error: &std::io::Error) -> bool {
+fn is_missing(errno: Option<i32>) -> bool {
     matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::ENOTTY | libc::EINVAL)
+        errno,
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::ENOTTY | libc::EINVAL | libc::EXDEV)
     )
 }
 
+/// The outcome of a call that not all file systems have; `false` if this one does not, which is remembered.
+fn attempted(missing: &AtomicBool, result: std::io::Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if is_missing(error.raw_os_error()) => {
+            // EINVAL may be about this one range.
+            missing.store(error.raw_os_error() != Some(libc::EINVAL), Relaxed);
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How a file is to be opened for these flags.
+pub(super) fn open_options(kind: Kind, flags: OpenFlags) -> OpenOptions {
+    OpenOptions {
+        write: !flags.contains(OpenFlags::READ_ONLY),
+        create: false,
+        direct: flags.contains(OpenFlags::DIRECT),
+        nonblocking: kind == Kind::Device,
+        only_threads: flags.contains(OpenFlags::AIO_THREADS),
+    }
+}
+
 impl FileNode {
-    pub(super) fn new(kind: Kind, file: File, flags: OpenFlags) -> Result<Self> {
+    pub(super) fn new(kind: Kind, filename: String, opened: Opened, locking: bool) -> Result<Self> {
+        let file = &opened.file;
         let length = file.seek_end().or_else(|error| match kind {
             // Character devices have no end.
             Kind::Device => Ok(0),
             Kind::Regular => Err(error),
         });
         let length = length.context("Could not get the file's length")?;
+        let block_device = kind == Kind::Device && file.status()?.is_block_device();
         Ok(Self {
             kind,
-            file,
-            flags,
+            filename,
+            block_device,
             length: AtomicU64::new(length),
-            no_punch_hole: AtomicBool::new(false),
-            no_zero_range: AtomicBool::new(false),
+            locks: locking.then(Mutex::default),
+            missing: Missing::default(),
             flush_error: AtomicI32::new(0),
+            opened: ArcSwap::from_pointee(opened),
         })
+    }
+
+    fn file(&self) -> File {
+        self.opened.load().file.clone()
+    }
+
+    fn is_regular(&self) -> bool {
+        self.kind == Kind::Regular
     }
 
     /// A write may have moved the end.
     fn reached(&self, end: u64) {
-        if self.kind == Kind::Regular {
+        if self.is_regular() && end > self.length.load(Relaxed) {
             self.length.fetch_max(end, SeqCst);
         }
     }
 
-    /// Calls `fallocate`; `false` if this file system cannot do that, which is remembered.
     async fn try_fallocate(&self, missing: &AtomicBool, mode: i32, offset: u64, len: u64) -> Result<bool> {
         if missing.load(Relaxed) {
             return Ok(false);
         }
-        match self.file.fallocate(mode, offset, len).await {
-            Ok(()) => Ok(true),
-            Err(error) if is_missing(&error) => {
-                // EINVAL may be about this one range.
-                missing.store(error.raw_os_error() != Some(libc::EINVAL), Relaxed);
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
+        attempted(missing, self.file().fallocate(mode, offset, len).await)
     }
 
     async fn punch_hole(&self, offset: u64, len: u64) -> Result<bool> {
-        self.try_fallocate(&self.no_punch_hole, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, len).await
+        let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        self.try_fallocate(&self.missing.punch_hole, mode, offset, len).await
+    }
+
+    async fn discard_blocks(&self, offset: u64, len: u64) -> Result<bool> {
+        if self.missing.discard.load(Relaxed) {
+            return Ok(false);
+        }
+        let file = self.file();
+        attempted(&self.missing.discard, unblock_io(move || file.discard_blocks(offset, len)).await)
     }
 
     /// Zeroes for file systems that can only make holes (tmpfs): holes where there was data, then storage for the range.
@@ -87,10 +157,60 @@ impl FileNode {
         if inside > 0 && !self.punch_hole(offset, inside).await? {
             return Ok(false);
         }
-        match self.file.fallocate(0, offset, len).await {
+        match self.file().fallocate(0, offset, len).await {
             Ok(()) => Ok(true),
-            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) if is_missing(error.raw_os_error()) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Copies within the host's file system, if it can.
+    async fn copy_from(&self, from: &File, mut at: u64, mut to: u64, mut len: u64) -> Result<()> {
+        let file = self.file();
+        while len > 0 {
+            match from.copy_range(at, &file, to, len).await {
+                // The source is shorter than was said.
+                Ok(0) => return Err(BlockError::os(libc::ENOTSUP)),
+                Ok(copied) => {
+                    self.reached(to + copied);
+                    at += copied;
+                    to += copied;
+                    len -= copied;
+                }
+                Err(error) if is_missing(error.raw_os_error()) => {
+                    self.missing.copy_range.store(error.raw_os_error() != Some(libc::EINVAL), Relaxed);
+                    return Err(BlockError::os(libc::ENOTSUP));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A device's end is where it is.
+    fn truncate_device(&self, length: u64, how: Truncate) -> Result<()> {
+        if how.preallocation != crate::Preallocation::Off {
+            return Err(BlockError::unsupported(format!(
+                "Preallocation mode '{}' unsupported for this non-regular file",
+                how.preallocation.word()
+            )));
+        }
+        // It may have become larger since it was opened.
+        let now = self.file().seek_end().unwrap_or(0);
+        self.length.store(now, SeqCst);
+        match now {
+            now if how.exact && now != length => Err(BlockError::unsupported("Cannot resize device files")),
+            now if length > now => Err(BlockError::invalid("Cannot grow device files")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for FileNode {
+    fn drop(&mut self) {
+        // Closing the descriptor would do it, but not at once if the kernel has not let go of the last request yet.
+        if let Some(locks) = &mut self.locks {
+            locks.get_mut().give_back(&self.opened.load().file);
         }
     }
 }
@@ -98,9 +218,16 @@ impl FileNode {
 #[async_trait]
 impl Node for FileNode {
     fn limits(&self) -> Limits {
+        let alignment = self.opened.load().alignment;
         Limits {
-            request_alignment: if self.kind == Kind::Device { 512 } else { 1 },
-            growable: self.kind == Kind::Regular,
+            // Memory that is aligned more strictly than to sectors comes in pieces of that size only.
+            request_alignment: if alignment.memory > 512 {
+                alignment.request.max(alignment.memory)
+            } else {
+                alignment.request
+            },
+            memory_alignment: alignment.memory,
+            growable: self.is_regular(),
             native_write_zeroes: WriteFlags::MAY_UNMAP | WriteFlags::NO_FALLBACK,
             ..Limits::default()
         }
@@ -110,13 +237,17 @@ impl Node for FileNode {
         self.length.load(SeqCst)
     }
 
+    fn is_read_only(&self) -> bool {
+        self.opened.load().flags.contains(OpenFlags::READ_ONLY)
+    }
+
     async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
-        self.file.read_vectored_at(data, offset).await?;
+        self.opened.load().file.clone().read_vectored_at(data, offset).await?;
         Ok(())
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, _: WriteFlags) -> Result<()> {
-        self.file.write_vectored_at(&data, offset).await?;
+        self.file().write_vectored_at(&data, offset).await?;
         self.reached(offset + data.len() as u64);
         Ok(())
     }
@@ -125,13 +256,12 @@ impl Node for FileNode {
         let end = offset + len;
         if flags.contains(WriteFlags::MAY_UNMAP)
             && end <= self.length()
-            && self.kind == Kind::Regular
             && self.punch_hole(offset, len).await?
         {
             return Ok(());
         }
-        let done = self.try_fallocate(&self.no_zero_range, FALLOC_FL_ZERO_RANGE, offset, len).await?
-            || (self.kind == Kind::Regular && self.zero_by_holes(offset, len).await?);
+        let done = self.try_fallocate(&self.missing.zero_range, FALLOC_FL_ZERO_RANGE, offset, len).await?
+            || (self.is_regular() && self.zero_by_holes(offset, len).await?);
         if !done {
             return Err(BlockError::os(libc::ENOTSUP));
         }
@@ -140,23 +270,31 @@ impl Node for FileNode {
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        match self.punch_hole(offset, len).await? {
+        let done = match self.block_device {
+            true => self.discard_blocks(offset, len).await?,
+            false => self.punch_hole(offset, len).await?,
+        };
+        match done {
             true => Ok(()),
             false => Err(BlockError::os(libc::ENOTSUP)),
         }
     }
 
     async fn flush(&self) -> Result<()> {
-        if self.flags.contains(OpenFlags::NO_FLUSH) {
+        let (file, flags) = {
+            let opened = self.opened.load();
+            (opened.file.clone(), opened.flags)
+        };
+        if flags.contains(OpenFlags::NO_FLUSH) {
             return Ok(());
         }
         match self.flush_error.load(SeqCst) {
             0 => {}
             errno => return Err(BlockError::os(errno)),
         }
-        let result: Result<()> = self.file.sync_data().await.map_err(Into::into);
+        let result: Result<()> = file.sync_data().await.map_err(Into::into);
         if let Err(error) = &result
-            && !self.flags.contains(OpenFlags::DIRECT)
+            && !flags.contains(OpenFlags::DIRECT)
         {
             self.flush_error.store(error.errno(), SeqCst);
         }
@@ -166,11 +304,11 @@ impl Node for FileNode {
     async fn block_status(&self, offset: u64, len: u64, want_zero: bool) -> Result<BlockStatus> {
         let here = StatusFlags::OFFSET_VALID | StatusFlags::ALLOCATED;
         let data = BlockStatus { len, flags: here | StatusFlags::DATA, map: None };
-        if !want_zero || self.kind == Kind::Device {
+        if !want_zero || !self.is_regular() {
             return Ok(data);
         }
-        let file = self.file.clone();
-        let (end, flags) = match unblock_io(move || file.extent(offset)).await {
+        // Quick enough (the file system has its extents in memory, mostly) not to be worth another thread.
+        let (end, flags) = match self.file().extent(offset) {
             Ok(Extent::Data(end)) => (end, here | StatusFlags::DATA),
             Ok(Extent::Hole(end)) => (end, here | StatusFlags::ZERO),
             Ok(Extent::HoleToEnd) => (offset + len, here | StatusFlags::ZERO),
@@ -181,28 +319,79 @@ impl Node for FileNode {
     }
 
     async fn truncate(&self, length: u64, how: Truncate) -> Result<()> {
-        if self.kind == Kind::Device {
-            if how.preallocation != crate::Preallocation::Off {
-                return Err(BlockError::unsupported(format!(
-                    "Preallocation mode '{}' unsupported for this non-regular file",
-                    how.preallocation.word()
-                )));
-            }
-            return match self.length() {
-                now if how.exact && now != length => {
-                    Err(BlockError::unsupported("Cannot resize device files"))
-                }
-                now if length > now => Err(BlockError::invalid("Cannot grow device files")),
-                _ => Ok(()),
-            };
+        if !self.is_regular() {
+            return self.truncate_device(length, how);
         }
-        create::grow(self.file.clone(), self.length(), length, how.preallocation).await?;
+        create::grow(self.file(), self.length(), length, how.preallocation).await?;
         self.length.store(length, SeqCst);
         Ok(())
     }
 
+    async fn copy_range_to(
+        &self,
+        from: &Arc<BlockNode>,
+        from_offset: u64,
+        offset: u64,
+        len: u64,
+        _: WriteFlags,
+    ) -> Result<()> {
+        match from.downcast::<Self>() {
+            Some(source)
+                if source.is_regular()
+                    && self.is_regular()
+                    && !self.missing.copy_range.load(Relaxed)
+                    && from_offset.checked_add(len).is_some_and(|end| end <= source.length()) =>
+            {
+                self.copy_from(&source.file(), from_offset, offset, len).await
+            }
+            _ => Err(BlockError::os(libc::ENOTSUP)),
+        }
+    }
+
     async fn allocated_size(&self) -> Option<u64> {
-        self.file.status().ok().map(|status| status.allocated)
+        self.file().status().ok().map(|status| status.allocated)
+    }
+
+    async fn set_permissions(&self, needed: Permissions, shared: Permissions) -> Result<()> {
+        let Some(locks) = &self.locks else { return Ok(()) };
+        let opened = self.opened.load();
+        let shared = match opened.flags.contains(OpenFlags::FORCE_SHARE) {
+            true => Permissions::all(),
+            false => shared,
+        };
+        let wanted = Locks::new(needed, shared);
+        let mut held = locks.lock();
+        if *held != wanted {
+            held.change(wanted, &opened.file, &self.filename)?;
+            *held = wanted;
+        }
+        Ok(())
+    }
+
+    async fn reopen(&self, flags: OpenFlags, mut options: Options) -> Result<()> {
+        let now = self.opened.load_full();
+        let mut flags = flags;
+        super::take_aio(&mut options, &mut flags)?;
+        if options.take::<String>("filename")?.is_some_and(|filename| filename != self.filename) {
+            return Err(BlockError::invalid("Cannot change the option 'filename'"));
+        }
+        options.finish(["aio", "filename"])?;
+        let wanted = open_options(self.kind, flags);
+        let file = match wanted == open_options(self.kind, now.flags) {
+            true => now.file.clone(),
+            false => now.file.reopen(wanted).context(format!("Could not reopen '{}'", self.filename))?,
+        };
+        let opened = Opened::new(file, flags);
+        let held = self.locks.as_ref().map(|locks| locks.lock());
+        if let Some(held) = &held
+            && opened.file.as_raw_fd() != now.file.as_raw_fd()
+        {
+            // The old locks keep out who would be in the way: nobody need be asked.
+            held.take(&opened.file, &self.filename)?;
+            held.give_back(&now.file);
+        }
+        self.opened.store(Arc::new(opened));
+        Ok(())
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

@@ -404,18 +404,21 @@ struct PendingRequest<'a> {
 
 impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        if self.taken {
-            return;
+        if !self.taken {
+            let mut slots = self.connection.slots.lock();
+            match slots.by_cookie.get_mut(&self.cookie) {
+                Some(slot) if self.sent && !slot.done => {
+                    slot.abandoned = true;
+                    slot.waker = None;
+                }
+                _ => {
+                    slots.by_cookie.remove(&self.cookie);
+                }
+            }
         }
-        let mut slots = self.connection.slots.lock();
-        match slots.by_cookie.get_mut(&self.cookie) {
-            Some(slot) if self.sent && !slot.done => {
-                slot.abandoned = true;
-                slot.waker = None;
-            }
-            _ => {
-                slots.by_cookie.remove(&self.cookie);
-            }
+        // Perhaps this one was woken to lead, and does not any more: then it is somebody else's turn.
+        if self.connection.incoming.try_lock().is_some() {
+            self.connection.promote();
         }
     }
 }

@@ -147,6 +147,24 @@ pub(crate) async fn connect(stream: Stream, wanted: &Wanted) -> Result<Agreed> {
     Ok(Agreed { stream: handshake.into_stream(), style, info, context })
 }
 
+/// Connects an export for somebody who knows simple replies only, such as the kernel's client; returns the connected
+/// socket, the export's length in bytes, its transmission flags and its smallest block.
+pub async fn connect_simple(
+    stream: Stream,
+    export: &str,
+) -> Result<(std::os::fd::OwnedFd, u64, TransmissionFlags, u32)> {
+    let (handshake, _) = Handshake::greet(stream).await?;
+    let info = match handshake.info(option::GO, export).await? {
+        Some(info) => info,
+        None => handshake.export_name(export).await?,
+    };
+    let fd = handshake
+        .into_stream()
+        .into_fd()
+        .map_err(|_| broken("a connection with TLS cannot be handed on"))?;
+    Ok((fd, info.length, info.flags, info.minimum_block))
+}
+
 impl Handshake {
     /// Exchanges greetings. An oldstyle server tells of its only export at once.
     pub(crate) async fn greet(stream: Stream) -> Result<(Self, Option<ExportInfo>)> {

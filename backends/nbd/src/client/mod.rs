@@ -17,7 +17,7 @@ use rhea_block::{
 };
 use rhea_options::{Options, Size};
 
-pub use handshake::ClientTls;
+pub use handshake::{ClientTls, connect_simple};
 pub use list::{ExportDetails, ListedExport, list};
 
 use crate::address::Address;
@@ -69,7 +69,7 @@ impl Driver for NbdDriver {
         let credentials: Option<String> = options.take("tls-creds")?;
         let hostname: Option<String> = options.take("tls-hostname")?;
         let tls = match credentials {
-            Some(id) => Some(crate::credentials::client(context.registry, &id, hostname, &address)?),
+            Some(id) => Some(crate::credentials::client_tls(context.registry.objects(), &id, hostname, &address)?),
             None => None,
         };
         let given_context = context_name.is_some();

@@ -19,6 +19,7 @@ use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use rhea_async_io::{Timer, spawn};
 use rhea_block::{BlockError, Result};
+use rhea_block_objects::Authorization;
 
 pub use export::{Export, ExportOptions};
 
@@ -30,6 +31,8 @@ use crate::stream::Stream;
 pub struct ServerConfig {
     /// Clients must use TLS with these credentials.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Of the clients with TLS, only those whose certificates' subjects are let in here.
+    pub authorization: Option<Arc<Authorization>>,
     /// Seconds for the handshake; zero: no limit.
     pub handshake_limit: Duration,
     /// Clients at a time; others wait until one leaves. 0: any number.
@@ -40,7 +43,13 @@ pub struct ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { tls: None, handshake_limit: Duration::from_secs(10), max_clients: 0, log: None }
+        Self {
+            tls: None,
+            authorization: None,
+            handshake_limit: Duration::from_secs(10),
+            max_clients: 0,
+            log: None,
+        }
     }
 }
 

@@ -174,6 +174,12 @@ impl Negotiation<'_> {
                 let stream = self.stream.take().expect("the handshake owns the stream");
                 let socket = stream.into_socket().map_err(|_| violation("TLS twice"))?;
                 let session = TlsSession::accept(socket, config).await?;
+                if let Some(authorization) = &self.server.config.authorization {
+                    let name = session.peer_name().ok_or_else(|| violation("no certificate to go by"))?;
+                    if !authorization.is_allowed(&name).unwrap_or(false) {
+                        return Err(violation(format!("'{name}' is not authorized")));
+                    }
+                }
                 self.stream = Some(session.into());
                 // Nothing that was said in the clear counts.
                 self.style = HeaderStyle::Simple;

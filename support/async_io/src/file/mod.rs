@@ -1,5 +1,8 @@
 //! Files, asynchronously.
 
+mod device;
+mod lock;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -7,10 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
+use crate::executor::take_turns;
 use crate::operation::{Request, Submission};
 use crate::pool::unblock_io;
 use crate::{IoVector, IoView};
+
+pub use device::DirectAlignment;
 
 /// How a file is opened. Always close-on-exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +47,12 @@ pub struct File {
 pub(crate) struct OpenFile {
     fd: OwnedFd,
     only_threads: bool,
-    nowait: NoWait,
+    direct: bool,
+    /// Reading what is in the page cache (`RWF_NOWAIT`).
+    cached_reads: QuickWay,
+    /// Writing to the page cache, which takes no longer than to have another thread do it, unless the system makes
+    /// writers wait.
+    cached_writes: QuickWay,
 }
 
 impl OpenFile {
@@ -55,17 +67,16 @@ impl AsRawFd for OpenFile {
     }
 }
 
-/// Whether reading from the page cache at once (`RWF_NOWAIT`) is worth a try: after a read that found nothing there,
-/// the next few are not tried, more each time.
+/// Whether the quick way to do something is worth a try: after it turned out not to be quick, the next few times are
+/// done the other way at once, more each time.
 #[derive(Debug, Default)]
-struct NoWait {
+struct QuickWay {
     skip: AtomicU32,
     misses: AtomicU32,
 }
 
-impl NoWait {
+impl QuickWay {
     const NEVER: u32 = u32::MAX;
-    const MOST: u32 = 5;
 
     fn worth_a_try(&self) -> bool {
         match self.skip.load(Relaxed) {
@@ -84,8 +95,9 @@ impl NoWait {
         }
     }
 
-    fn missed(&self) {
-        let misses = (self.misses.load(Relaxed) + 1).min(Self::MOST);
+    /// Skips 1, 3, 7… times, up to 2 to the power of `most`, less one.
+    fn missed(&self, most: u32) {
+        let misses = (self.misses.load(Relaxed) + 1).min(most);
         self.misses.store(misses, Relaxed);
         self.skip.store((1 << misses) - 1, Relaxed);
     }
@@ -95,9 +107,17 @@ impl NoWait {
     }
 }
 
+/// Longer writes are not done by the executor's own thread, which has better things to do than to copy them.
+const QUICK_WRITE: usize = 64 << 10;
+
+/// A write to the page cache that takes longer than this waited for something.
+const SLOW_WRITE: Duration = Duration::from_micros(500);
+
 /// What the file system says of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStatus {
+    /// The file system's and the file's number.
+    pub identity: (u64, u64),
     /// `st_mode`: type and permissions.
     pub mode: u32,
     /// Bytes; 0 for devices.
@@ -218,12 +238,27 @@ impl File {
         Ok(file)
     }
 
+    /// Opens the same file once more, in another way; also if its name is gone, or another file's by now. Blocks.
+    pub fn reopen(&self, options: OpenOptions) -> io::Result<Self> {
+        let path = format!("/proc/self/fd/{}", self.as_raw_fd());
+        Self::open(Path::new(&path), options)
+    }
+
     fn new(fd: OwnedFd, options: OpenOptions) -> Self {
-        let nowait = NoWait::default();
+        let (cached_reads, cached_writes) = (QuickWay::default(), QuickWay::default());
         if options.direct || options.only_threads {
-            nowait.give_up();
+            cached_reads.give_up();
+            cached_writes.give_up();
         }
-        Self { open: Arc::new(OpenFile { fd, only_threads: options.only_threads, nowait }) }
+        Self {
+            open: Arc::new(OpenFile {
+                fd,
+                only_threads: options.only_threads,
+                direct: options.direct,
+                cached_reads,
+                cached_writes,
+            }),
+        }
     }
 
     /// What the file system says of the file. Blocks.
@@ -233,6 +268,7 @@ impl File {
         // SAFETY: our descriptor, and memory that lives through the call.
         retry(|| check(unsafe { libc::fstat(self.as_raw_fd(), &mut stat) }))?;
         Ok(FileStatus {
+            identity: (stat.st_dev, stat.st_ino),
             mode: stat.st_mode,
             size: stat.st_size as u64,
             allocated: stat.st_blocks as u64 * 512,
@@ -316,6 +352,7 @@ impl File {
     ///
     /// For a caller that gives up, the memory is gone: `data` is shorter, or empty.
     pub async fn read_vectored_at(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
+        take_turns(data.len()).await;
         let mut done = self.read_cached(data, offset)?;
         while done < data.len() {
             let rest = data.split_off(done);
@@ -327,9 +364,18 @@ impl File {
                 rest.fill(0..rest.len(), 0);
             }
             data.append(rest);
-            match result? {
-                0 => break,
-                read => done += read,
+            let read = result?;
+            done += read;
+            if read == 0 {
+                break;
+            }
+            if self.open.direct && done < data.len() {
+                // Around the page cache, reading on from the file's end is an error if the end is not a block's.
+                let size = self.status()?.size;
+                if size > 0 && offset + done as u64 >= size {
+                    data.fill(done..data.len(), 0);
+                    break;
+                }
             }
         }
         Ok(done)
@@ -338,8 +384,9 @@ impl File {
     /// Reads what is in the page cache, which takes no longer than to ask for it. Answers how many bytes from the
     /// start there were.
     fn read_cached(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
-        let nowait = &self.open.nowait;
-        if !nowait.worth_a_try() {
+        const MOST: u32 = 5;
+        let quick = &self.open.cached_reads;
+        if !quick.worth_a_try() {
             return Ok(0);
         }
         let iovecs = data.iovecs();
@@ -349,25 +396,26 @@ impl File {
         let read =
             unsafe { libc::preadv2(self.as_raw_fd(), iovecs.as_ptr(), count, offset, libc::RWF_NOWAIT) };
         if read as usize == data.len() {
-            nowait.hit();
+            quick.hit();
             return Ok(data.len());
         }
         if read >= 0 {
             // Either the rest is not there, or the file ends: both are found out by the next, ordinary read.
-            nowait.missed();
+            quick.missed(MOST);
             return Ok(read as usize);
         }
         match io::Error::last_os_error().raw_os_error() {
-            Some(libc::EAGAIN | libc::EINTR) => nowait.missed(),
+            Some(libc::EAGAIN | libc::EINTR) => quick.missed(MOST),
             // A file system without it; an error of the file itself is met again by the ordinary read.
-            _ => nowait.give_up(),
+            _ => quick.give_up(),
         }
         Ok(0)
     }
 
     /// Writes all of `data` to the file. On an error, or for a caller that gives up, any part of it may be written.
     pub async fn write_vectored_at(&self, data: &IoView<'_>, offset: u64) -> io::Result<()> {
-        let mut done = 0;
+        take_turns(data.len()).await;
+        let mut done = self.write_cached(data, offset)?;
         while done < data.len() {
             let segments = if done == 0 { data.segments() } else { data.slice(done..data.len()).segments() };
             offset_of(offset + done as u64)?;
@@ -379,6 +427,26 @@ impl File {
             }
         }
         Ok(())
+    }
+
+    /// Writes a little to the page cache at once, if that was quick of late. Answers how many bytes were written.
+    fn write_cached(&self, data: &IoView<'_>, offset: u64) -> io::Result<usize> {
+        let quick = &self.open.cached_writes;
+        if data.len() > QUICK_WRITE || !quick.worth_a_try() {
+            return Ok(0);
+        }
+        let iovecs = data.iovecs();
+        let count = iovecs.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+        let offset = offset_of(offset)?;
+        let begin = Instant::now();
+        // SAFETY: the vectors describe memory that `data` keeps mapped.
+        let written = unsafe { libc::pwritev(self.as_raw_fd(), iovecs.as_ptr(), count, offset) };
+        match begin.elapsed() > SLOW_WRITE {
+            true => quick.missed(10),
+            false => quick.hit(),
+        }
+        // An error of the file is met again by the ordinary write.
+        Ok(usize::try_from(written).unwrap_or(0))
     }
 
     /// `fdatasync`: all data written before, and what is needed to find it, is on stable storage when this ends.
