@@ -27,6 +27,7 @@ pub fn registry() -> Registry {
     registry.add(HttpDriver::HTTPS);
     registry.add(FtpDriver::FTP);
     registry.add(FtpDriver::FTPS);
+    rhea_image_formats::register(&mut registry);
     registry.add(SshDriver::default());
     registry
 }
