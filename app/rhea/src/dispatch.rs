@@ -42,6 +42,12 @@ const FRONT_ENDS: &[FrontEnd] = &[
         about: "emulate a PC with 32-bit x86 processors",
     },
     FrontEnd {
+        link: "qemu-img",
+        word: "img",
+        what: What::Tool(rhea_image_tool::run),
+        about: "make, copy, check and describe disk images",
+    },
+    FrontEnd {
         link: "qemu-io",
         word: "io",
         what: What::Tool(rhea_io_tool::run),

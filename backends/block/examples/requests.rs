@@ -1,12 +1,12 @@
 //! How many requests a second go through a raw disk: `requests FILE [write] [DEPTH] [COUNT] [BYTES] [FLAG…]`, flags being
-//! `direct`, `threads`, `nodes` (through the node graph; else straight to the file) and `random`.
+//! `direct`, `threads` and `random`. `null-co://` instead of a file shows what the block layer itself takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use rhea_async_io::{IoVector, block_on, spawn};
-use rhea_block::{FileDriver, OpenFlags, RawDriver, Registry, WriteFlags};
+use rhea_block::{FileDriver, NullDriver, OpenFlags, RawDriver, Registry, WriteFlags};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +16,7 @@ fn main() {
     let (depth, count, bytes) = (number(0, 1), number(1, 100_000), number(2, 4096));
     let mut registry = Registry::new();
     registry.add(FileDriver);
+    registry.add(NullDriver::CO);
     registry.add(RawDriver);
     let mut flags = OpenFlags::UNMAP;
     flags.set(OpenFlags::DIRECT, has("direct"));

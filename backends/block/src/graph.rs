@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::bitmap::DirtyBitmap;
-use crate::drain::Gate;
+use crate::drain::{Drained, Gate};
 use crate::node::Node;
 use crate::options::OpenFlags;
 use crate::permission::Permissions;
@@ -231,6 +231,48 @@ impl BlockNode {
     /// The driver's part, if it is of this type.
     pub fn downcast<T: 'static>(&self) -> Option<&T> {
         self.node.as_any().downcast_ref()
+    }
+
+    /// Records writes in a bitmap from now on.
+    pub fn add_bitmap(&self, bitmap: DirtyBitmap) -> Arc<Mutex<DirtyBitmap>> {
+        let bitmap = Arc::new(Mutex::new(bitmap));
+        self.bitmaps.lock().push(bitmap.clone());
+        self.has_bitmaps.store(true, Relaxed);
+        bitmap
+    }
+
+    /// Records writes in a bitmap no longer.
+    pub fn remove_bitmap(&self, bitmap: &Arc<Mutex<DirtyBitmap>>) {
+        let mut all = self.bitmaps.lock();
+        all.retain(|b| !Arc::ptr_eq(b, bitmap));
+        self.has_bitmaps.store(!all.is_empty(), Relaxed);
+    }
+
+    /// The bitmap of a name.
+    pub fn find_bitmap(&self, name: &str) -> Option<Arc<Mutex<DirtyBitmap>>> {
+        self.bitmaps.lock().iter().find(|b| b.lock().name() == name).cloned()
+    }
+
+    /// Puts another node in this one's place for every parent but those that are the other node's own edges. Requests
+    /// that wait for the drain to end go to the other node.
+    pub async fn replace_with(self: &Arc<Self>, drained: &Drained, other: &Arc<BlockNode>) -> Result<()> {
+        let own = other.edges();
+        let parents: Vec<Arc<Edge>> = self.parents.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut moved: Vec<Arc<Edge>> = Vec::new();
+        for edge in parents {
+            if own.iter().any(|o| Arc::ptr_eq(o, &edge)) {
+                continue;
+            }
+            if let Err(error) = edge.replace(other.clone()).await {
+                for edge in moved {
+                    let _ = edge.replace(self.clone()).await;
+                }
+                return Err(error);
+            }
+            moved.push(edge);
+        }
+        self.gate.send_waiting(drained, other);
+        Ok(())
     }
 
     /// The edge to the backing file.

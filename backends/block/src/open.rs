@@ -74,7 +74,8 @@ pub(crate) async fn open_node(
     filename: &str,
 ) -> Result<Arc<BlockNode>> {
     let describe = if filename.is_empty() {
-        options.get("filename").unwrap_or_default().to_owned()
+        // A format opened by options goes by its file's name: names of backing files are relative to that.
+        options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned()
     } else {
         filename.to_owned()
     };
@@ -82,6 +83,7 @@ pub(crate) async fn open_node(
     if !node_name.is_empty() && registry.find(&node_name).is_some() {
         return Err(BlockError::invalid(format!("Duplicate nodes with node-name='{node_name}'")));
     }
+    let mut probed = false;
     let driver_name = match options.take::<String>("driver")? {
         Some(name) => name,
         None if protocol => match options.get("filename") {
@@ -99,7 +101,10 @@ pub(crate) async fn open_node(
             }
             None => return Err(BlockError::invalid("Must specify either driver or file")),
         },
-        None => probe(registry, &mut options, flags, filename).await?,
+        None => {
+            probed = true;
+            probe(registry, &mut options, flags, filename).await?
+        }
     };
     let driver = registry
         .driver(&driver_name)
@@ -113,7 +118,7 @@ pub(crate) async fn open_node(
     }
     let backing_name = take_backing_override(&mut options)?;
     let backing = Arc::new(BackingSlot::default());
-    let context = OpenContext { registry, flags, filename, backing: backing.clone() };
+    let context = OpenContext { registry, flags, filename, backing: backing.clone(), probed };
     let opened = driver.open(&context, &mut options).await;
     let node = match opened {
         Ok(node) => node,
@@ -140,8 +145,10 @@ pub(crate) async fn open_node(
     Ok(node)
 }
 
+/// Errors that say what is wrong stay as they are (whoever opens the image says which one it is); a mere number of the
+/// system's gets the file's name.
 fn describe_failure(error: BlockError, filename: &str) -> BlockError {
-    if filename.is_empty() || error.to_string().starts_with("Could not open '") {
+    if filename.is_empty() || error.to_string() != crate::errno_text(error.errno()) {
         return error;
     }
     error.context(format!("Could not open '{filename}'"))

@@ -17,6 +17,21 @@ pub const MAX_LENGTH: u64 = (i64::MAX as u64) & !((1 << 30) - 1);
 /// Zeroes written as data go in pieces of this size.
 const ZERO_CHUNK: u64 = 1 << 20;
 
+/// A change of the disk's contents under way.
+struct Dirtying<'a> {
+    node: Option<&'a BlockNode>,
+    offset: u64,
+    len: u64,
+}
+
+impl Drop for Dirtying<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = self.node {
+            node.mark_dirty(self.offset, self.len);
+        }
+    }
+}
+
 fn end_of(offset: u64, len: u64) -> Result<u64> {
     match offset.checked_add(len) {
         Some(end) if end <= MAX_LENGTH => Ok(end),
@@ -54,7 +69,10 @@ impl BlockNode {
             return Ok(());
         }
         end_of(offset, data.len() as u64)?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Read(offset, data)).await,
+        };
         let length = self.exact_length();
         let available = length.saturating_sub(offset).min(data.len() as u64) as usize;
         if available == data.len() {
@@ -70,6 +88,19 @@ impl BlockNode {
         result
     }
 
+    /// Reads from a node whose gate the caller holds (see [`BlockNode::drain`]).
+    pub async fn read_while_drained(
+        &self,
+        _: &crate::Drained,
+        offset: u64,
+        data: &mut IoVector,
+    ) -> Result<()> {
+        match offset.checked_add(data.len() as u64) {
+            Some(end) if end <= self.exact_length() => self.read_within(offset, data).await,
+            _ => Err(BlockError::os(libc::EIO)),
+        }
+    }
+
     /// A read within the disk, aligned and cut to the driver's taste.
     async fn read_within(&self, offset: u64, data: &mut IoVector) -> Result<()> {
         let limits = self.limits();
@@ -79,10 +110,16 @@ impl BlockNode {
         if aligned && (limits.memory_alignment <= 1 || data.is_aligned(limits.memory_alignment as usize)) {
             return self.read_pieces(&limits, offset, data).await;
         }
+        Box::pin(self.read_around(&limits, offset, data)).await
+    }
+
+    /// Reads bytes that do not fill whole blocks, or memory that the driver cannot read into, by way of other memory.
+    async fn read_around(&self, limits: &Limits, offset: u64, data: &mut IoVector) -> Result<()> {
+        let (align, len) = (u64::from(limits.request_alignment), data.len() as u64);
         let start = align_down(offset, align);
         let end = align_up(offset + len, align);
-        let mut bounce = IoVector::zeroed((end - start) as usize);
-        self.read_pieces(&limits, start, &mut bounce).await?;
+        let mut bounce = IoVector::scratch((end - start) as usize);
+        self.read_pieces(limits, start, &mut bounce).await?;
         let from = (offset - start) as usize;
         data.write_view(0, &bounce.view().slice(from..from + len as usize));
         Ok(())
@@ -133,27 +170,52 @@ impl BlockNode {
         if data.is_empty() {
             return Ok(());
         }
-        let end = end_of(offset, data.len() as u64)?;
+        end_of(offset, data.len() as u64)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Write(offset, data, flags)).await,
+        };
+        self.write_admitted(offset, data, flags).await
+    }
+
+    /// Writes to a node whose gate the caller holds (see [`BlockNode::drain`]).
+    pub async fn write_while_drained(
+        &self,
+        _: &crate::Drained,
+        offset: u64,
+        data: impl Into<IoView<'_>>,
+        flags: WriteFlags,
+    ) -> Result<()> {
+        let data = data.into();
+        end_of(offset, data.len() as u64)?;
+        self.check_writable()?;
+        self.write_admitted(offset, data, flags).await
+    }
+
+    async fn write_admitted(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {
+        let end = end_of(offset, data.len() as u64)?;
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let open = self.flags();
         if open.intersects(OpenFlags::DETECT_ZEROES | OpenFlags::DETECT_ZEROES_UNMAP) && data.is_zero() {
             let unmap = open.contains(OpenFlags::DETECT_ZEROES_UNMAP) && open.contains(OpenFlags::UNMAP);
             let flags = if unmap { flags | WriteFlags::MAY_UNMAP } else { flags };
-            return self.zero_range(&limits, offset, end, flags).await;
+            return Box::pin(self.zero_range(&limits, offset, end, flags)).await;
         }
         let align = u64::from(limits.request_alignment);
         if offset.is_multiple_of(align) && end.is_multiple_of(align) {
             let _tracked = self.tracked.begin(offset, end, false).await;
+            let _dirtying = self.dirtying(offset, end - offset, flags);
             self.write_aligned(&limits, offset, data, flags).await?;
         } else {
             let (start, stop) = (align_down(offset, align), align_up(end, align));
             let _tracked = self.tracked.begin(start, stop, true).await;
-            self.write_around(&limits, offset, end, Some(&data), flags).await?;
+            let _dirtying = self.dirtying(offset, end - offset, flags);
+            // What is rare goes to the heap: every request's future would be so much larger.
+            Box::pin(self.write_around(&limits, offset, end, Some(&data), flags)).await?;
         }
-        self.after_write(offset, end - offset, flags, limits.native_write).await
+        self.after_write(flags, limits.native_write).await
     }
 
     /// Writes bytes (or zeroes) that do not fill whole blocks, by reading and writing the blocks around them.
@@ -234,15 +296,18 @@ impl BlockNode {
     }
 
     /// What follows every change of the disk's contents.
-    async fn after_write(&self, offset: u64, len: u64, flags: WriteFlags, native: WriteFlags) -> Result<()> {
-        if !flags.contains(WriteFlags::WRITE_UNCHANGED) {
-            self.mark_dirty(offset, len);
-        }
+    async fn after_write(&self, flags: WriteFlags, native: WriteFlags) -> Result<()> {
         let through = self.flags().contains(OpenFlags::WRITE_THROUGH);
         if through || (flags - native).contains(WriteFlags::FUA) {
             self.driver().flush().await?;
         }
         Ok(())
+    }
+
+    /// Marks a range dirty when the answer is dropped: a write that failed or was given up may have changed it as well.
+    fn dirtying(&self, offset: u64, len: u64, flags: WriteFlags) -> Dirtying<'_> {
+        let node = (!flags.contains(WriteFlags::WRITE_UNCHANGED)).then_some(self);
+        Dirtying { node, offset, len }
     }
 
     pub(crate) fn mark_dirty(&self, offset: u64, len: u64) {
@@ -263,7 +328,10 @@ impl BlockNode {
         }
         let end = end_of(offset, len)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::WriteZeroes(offset, len, flags)).await,
+        };
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let unmap = self.flags().contains(OpenFlags::UNMAP);
@@ -276,6 +344,7 @@ impl BlockNode {
         let (start, stop) = (align_down(offset, align), align_up(end, align));
         let ragged = start != offset || stop != end;
         let _tracked = self.tracked.begin(start, stop, ragged).await;
+        let _dirtying = self.dirtying(offset, end - offset, flags);
         let (mut from, mut to) = (offset, end);
         // The ragged ends first, then whole blocks.
         if ragged {
@@ -291,7 +360,7 @@ impl BlockNode {
             }
         }
         self.zero_aligned(limits, from, to, flags).await?;
-        self.after_write(offset, end - offset, flags, limits.native_write_zeroes & limits.native_write).await
+        self.after_write(flags, limits.native_write_zeroes & limits.native_write).await
     }
 
     async fn zero_aligned(&self, limits: &Limits, mut from: u64, to: u64, flags: WriteFlags) -> Result<()> {
@@ -339,11 +408,15 @@ impl BlockNode {
         let data = data.into();
         let end = end_of(offset, data.len() as u64)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::WriteCompressed(offset, data)).await,
+        };
         self.check_end(&self.limits(), end)?;
         let _tracked = self.tracked.begin(offset, end, false).await;
+        let _dirtying = self.dirtying(offset, end - offset, WriteFlags::empty());
         self.driver().write_compressed(offset, data).await?;
-        self.after_write(offset, end - offset, WriteFlags::empty(), WriteFlags::empty()).await
+        self.after_write(WriteFlags::empty(), WriteFlags::empty()).await
     }
 
     /// Gives storage back, if the node is opened so (`discard=unmap`) and the driver can; else does nothing.
@@ -354,7 +427,10 @@ impl BlockNode {
         if offset >= end || !self.flags().contains(OpenFlags::UNMAP) {
             return Ok(());
         }
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Discard(offset, len)).await,
+        };
         let limits = self.limits();
         let granule = u64::from(limits.request_alignment.max(1));
         // The last block of a disk may be cut short.
@@ -364,6 +440,7 @@ impl BlockNode {
             return Ok(());
         }
         let _tracked = self.tracked.begin(from, to, false).await;
+        let _dirtying = self.dirtying(from, to - from, WriteFlags::empty());
         let max = match limits.max_discard {
             0 => u64::MAX,
             max => align_down(max, granule).max(granule),
@@ -382,7 +459,7 @@ impl BlockNode {
             }
             at += piece;
         }
-        self.after_write(from, to - from, WriteFlags::empty(), WriteFlags::empty()).await
+        self.after_write(WriteFlags::empty(), WriteFlags::empty()).await
     }
 
     /// Everything acknowledged before is on stable storage when this ends.
@@ -390,7 +467,10 @@ impl BlockNode {
         if self.is_read_only() {
             return Ok(());
         }
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Flush).await,
+        };
         self.driver().flush().await
     }
 
@@ -404,7 +484,10 @@ impl BlockNode {
             ));
         }
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::Truncate(length, how)).await,
+        };
         let old = self.exact_length();
         let (start, end) = (old.min(length), old.max(length));
         let _tracked = self.tracked.begin(start, end.max(start + 1), true).await;
@@ -431,7 +514,12 @@ impl BlockNode {
         if end_of(offset, len)? > self.length() {
             return Err(BlockError::os(libc::EIO));
         }
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => {
+                return elsewhere(&other, Waiting::CopyFrom(offset, to, to_offset, len, flags)).await;
+            }
+        };
         if self.driver().children().is_empty() {
             return to.copy_range_to(self, offset, to_offset, len, flags).await;
         }
@@ -449,12 +537,18 @@ impl BlockNode {
     ) -> Result<()> {
         let end = end_of(offset, len)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => {
+                return elsewhere(&other, Waiting::CopyTo(from, from_offset, offset, len, flags)).await;
+            }
+        };
         let limits = self.limits();
         self.check_end(&limits, end)?;
         let _tracked = self.tracked.begin(offset, end, false).await;
+        let _dirtying = self.dirtying(offset, len, flags);
         self.driver().copy_range_to(from, from_offset, offset, len, flags & limits.native_write).await?;
-        self.after_write(offset, len, flags, limits.native_write).await
+        self.after_write(flags, limits.native_write).await
     }
 
     /// What lies at `offset`, at most `len` bytes of it, as this node and (for the bytes) what is below say. Without
@@ -585,7 +679,10 @@ impl BlockNode {
     /// Reads saved machine state, which some formats keep beside the disk.
     pub async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {
         end_of(offset, data.len() as u64)?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::LoadVmState(offset, data)).await,
+        };
         self.driver().load_vm_state(offset, data).await
     }
 
@@ -594,7 +691,10 @@ impl BlockNode {
         let data = data.into();
         end_of(offset, data.len() as u64)?;
         self.check_writable()?;
-        let _passage = self.gate.enter().await;
+        let _passage = match self.gate.enter().await {
+            Ok(passage) => passage,
+            Err(other) => return elsewhere(&other, Waiting::SaveVmState(offset, data)).await,
+        };
         self.driver().save_vm_state(offset, data).await
     }
 
@@ -609,6 +709,42 @@ impl BlockNode {
     /// Writes bytes from a slice.
     pub async fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.write(offset, &IoVector::from_slice(bytes), WriteFlags::empty()).await
+    }
+}
+
+/// A request that waited at a gate, and found that another node had taken its node's place.
+enum Waiting<'a> {
+    Read(u64, &'a mut IoVector),
+    Write(u64, IoView<'a>, WriteFlags),
+    WriteZeroes(u64, u64, WriteFlags),
+    WriteCompressed(u64, IoView<'a>),
+    Discard(u64, u64),
+    Flush,
+    Truncate(u64, Truncate),
+    CopyFrom(u64, &'a Arc<BlockNode>, u64, u64, WriteFlags),
+    CopyTo(&'a Arc<BlockNode>, u64, u64, u64, WriteFlags),
+    LoadVmState(u64, &'a mut IoVector),
+    SaveVmState(u64, IoView<'a>),
+}
+
+/// Does a request on the node that has taken the place of the one it was meant for.
+fn elsewhere<'a>(node: &'a Arc<BlockNode>, request: Waiting<'a>) -> BoxFuture<'a, Result<()>> {
+    match request {
+        Waiting::Read(offset, data) => Box::pin(node.read(offset, data)),
+        Waiting::Write(offset, data, flags) => Box::pin(node.write_view(offset, data, flags)),
+        Waiting::WriteZeroes(offset, len, flags) => Box::pin(node.write_zeroes(offset, len, flags)),
+        Waiting::WriteCompressed(offset, data) => Box::pin(node.write_compressed(offset, data)),
+        Waiting::Discard(offset, len) => Box::pin(node.discard(offset, len)),
+        Waiting::Flush => Box::pin(node.flush()),
+        Waiting::Truncate(length, how) => Box::pin(node.truncate(length, how)),
+        Waiting::CopyFrom(offset, to, at, len, flags) => {
+            Box::pin(node.copy_range(offset, to, at, len, flags))
+        }
+        Waiting::CopyTo(from, at, offset, len, flags) => {
+            Box::pin(node.copy_range_to(from, at, offset, len, flags))
+        }
+        Waiting::LoadVmState(offset, data) => Box::pin(node.load_vm_state(offset, data)),
+        Waiting::SaveVmState(offset, data) => Box::pin(node.save_vm_state(offset, data)),
     }
 }
 

@@ -34,8 +34,13 @@ fn create(registry: &Registry, path: &str) -> Result<()> {
     block_on(registry.create("raw", path, options, &Progress::new()))
 }
 
+/// One test at a time: a process that another test starts holds copies of our descriptors, and with them our locks, until
+/// it has become another program.
+static ALONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 #[test]
 fn writers_that_do_not_share_exclude_each_other() {
+    let _alone = ALONE.lock();
     let folder = Folder::new("exclude");
     let registry = registry();
     let path = folder.path("a.raw");
@@ -117,6 +122,7 @@ fn we_and_debians_tools_keep_each_other_out() {
     if !has_tools() {
         return;
     }
+    let _alone = ALONE.lock();
     let folder = Folder::new("debian");
     let registry = registry();
     let path = folder.path("a.qcow2");

@@ -2,6 +2,7 @@
 
 use rhea_block::{FileDriver, HostDeviceDriver, NullDriver, RawDriver, Registry};
 use rhea_block_crypto::LuksDriver;
+use rhea_block_remote::{FtpDriver, HttpDriver, SshDriver};
 
 /// A registry with every driver there is.
 pub fn registry() -> Registry {
@@ -22,5 +23,11 @@ pub fn registry() -> Registry {
     registry.add(rhea_block_filters::QuorumDriver);
     registry.add(rhea_block_filters::BlkdebugDriver);
     registry.add(rhea_block_filters::BlkverifyDriver);
+    registry.add(HttpDriver::HTTP);
+    registry.add(HttpDriver::HTTPS);
+    registry.add(FtpDriver::FTP);
+    registry.add(FtpDriver::FTPS);
+    rhea_image_formats::register(&mut registry);
+    registry.add(SshDriver::default());
     registry
 }

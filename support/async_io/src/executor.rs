@@ -127,7 +127,10 @@ impl Shared {
             future.await
         };
         let shared = self.clone();
-        let (runnable, task) = async_task::spawn(future, move |runnable| shared.schedule(runnable));
+        // A panic ends the task, not the executor with all the others; it goes on in whoever waits for the task.
+        let (runnable, task) = async_task::Builder::new()
+            .propagate_panic(true)
+            .spawn(move |()| future, move |runnable| shared.schedule(runnable));
         self.tasks.lock().wakers[index] = Some(runnable.waker());
         runnable.schedule();
         Task(task)
@@ -170,9 +173,16 @@ struct Local {
     reactor: RefCell<Reactor>,
     /// Calls of [`block_on`] on the stack.
     depth: Cell<usize>,
+    /// What the present task may still do before it lets others run.
+    budget: Cell<usize>,
     rounds: Cell<u32>,
     wakers: RefCell<Vec<Waker>>,
 }
+
+/// Bytes that a task may read and write without ever waiting (each request counting [`REQUEST_COST`] more) before others
+/// get their turn.
+const BUDGET: usize = 1 << 20;
+const REQUEST_COST: usize = 16 << 10;
 
 thread_local! {
     static LOCAL: Local = Local {
@@ -180,6 +190,7 @@ thread_local! {
         queue: RefCell::default(),
         reactor: RefCell::new(Reactor::new()),
         depth: Cell::new(0),
+        budget: Cell::new(BUDGET),
         rounds: Cell::new(0),
         wakers: RefCell::default(),
     };
@@ -200,6 +211,16 @@ impl Local {
         let mut wakers = self.wakers.take();
         wakers.drain(..).for_each(Waker::wake);
         self.wakers.replace(wakers);
+    }
+
+    fn finish_files(&self) {
+        let mut wakers = self.wakers.take();
+        let result = self.reactor.borrow_mut().finish_files(&mut wakers);
+        self.wakers.replace(wakers);
+        if let Err(error) = result {
+            panic!("the kernel takes no more requests: {error}");
+        }
+        self.wake_ready();
     }
 
     fn take_messages(&self) {
@@ -244,6 +265,7 @@ impl Local {
         let ready = self.queue.borrow().len();
         for _ in 0..ready {
             let Some(runnable) = self.queue.borrow_mut().pop_front() else { return };
+            self.budget.set(BUDGET);
             runnable.run();
         }
     }
@@ -304,6 +326,9 @@ impl Drop for Depth<'_> {
 
 /// Runs the thread's executor until the future has ended, and with it whatever was spawned on this thread.
 ///
+/// What the kernel has under way in files then, as nobody waits for it any more, is waited for: other threads may, for
+/// it to end.
+///
 /// # Panics
 /// If the kernel refuses to work with the thread's ring any more, as after a `fork`: a process must not fork between its
 /// first `block_on` and a later one.
@@ -316,9 +341,13 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         let waker = Waker::from(main.clone());
         let mut cx = Context::from_waker(&waker);
         loop {
+            local.budget.set(BUDGET);
             if main.woken.swap(false, SeqCst)
                 && let Poll::Ready(value) = future.as_mut().poll(&mut cx)
             {
+                if local.depth.get() == 1 {
+                    local.finish_files();
+                }
                 return value;
             }
             local.take_messages();
@@ -463,6 +492,18 @@ fn with_running<T>(act: impl FnOnce(&Local) -> T) -> Option<T> {
 /// Whether this is the executor running on this thread.
 pub(crate) fn is_here(shared: &Arc<Shared>) -> bool {
     with_running(|local| Arc::ptr_eq(&local.shared, shared)).unwrap_or(false)
+}
+
+/// Lets other tasks run, and the executor look around, if this one has done a lot without waiting.
+pub(crate) async fn take_turns(bytes: usize) {
+    let exhausted = with_running(|local| {
+        let left = local.budget.get();
+        local.budget.set(left.saturating_sub(bytes.saturating_add(REQUEST_COST)));
+        left == 0
+    });
+    if exhausted == Some(true) {
+        futures_lite::future::yield_now().await;
+    }
 }
 
 /// Puts a file's operation into this thread's ring, if it has one and is running.

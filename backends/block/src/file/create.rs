@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rhea_async_io::{File, OpenOptions, unblock_io};
+use rhea_async_io::{File, OpenOptions};
 use rhea_options::{Options, Size};
 
 use super::lock::Locks;
@@ -67,26 +67,35 @@ pub(super) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
     let preallocation = match options.take::<String>("preallocation")? {
         None => Preallocation::Off,
         Some(word) => Preallocation::from_word(&word)
-            .ok_or_else(|| BlockError::invalid(format!("Invalid parameter '{word}'")))?,
+            .ok_or_else(|| BlockError::invalid(format!("invalid parameter value: {word}")))?,
     };
     let nocow = options.take::<bool>("nocow")?.unwrap_or(false);
     let hint = options.take::<Size>("extent_size_hint")?.map_or(EXTENT_SIZE, |size| size.0);
     let hint = u32::try_from(hint).map_err(|_| BlockError::invalid("Extent size hint is too large"))?;
     options.finish(["size", "preallocation", "nocow", "extent_size_hint"])?;
+    context.progress.set_total(size);
     let path = Path::new(filename);
     let open = OpenOptions { write: true, create: true, ..OpenOptions::default() };
     let file = File::open(path, open).context(format!("Could not create '{filename}'"))?;
-    // Not before it is known that nobody uses it. The locks end with the file's closing.
-    if file.has_locks() {
-        let needed = Permissions::WRITE | Permissions::RESIZE;
-        Locks::NONE.change(Locks::new(needed, Permissions::all() - Permissions::RESIZE), &file, filename)?;
+    // Not before it is known that nobody uses it.
+    let needed = Permissions::WRITE | Permissions::RESIZE;
+    let locks = Locks::new(needed, Permissions::all() - Permissions::RESIZE);
+    let locking = file.has_locks();
+    if locking {
+        Locks::NONE.change(locks, &file, filename)?;
     }
+    let result = fill(&file, nocow, hint, size, preallocation).await;
+    if locking {
+        locks.give_back(&file);
+    }
+    context.progress.set_done(size);
+    result
+}
+
+async fn fill(file: &File, nocow: bool, hint: u32, size: u64, preallocation: Preallocation) -> Result<()> {
     file.set_length(0).context("Could not clear file")?;
     file.set_hints(nocow, hint);
-    context.progress.set_total(size);
-    grow(file, 0, size, preallocation).await?;
-    context.progress.set_done(size);
-    Ok(())
+    grow(file, 0, size, preallocation).await
 }
 
 /// "Creates" an image on a device: it is there already, and must be large enough.
@@ -106,7 +115,7 @@ pub(super) fn use_device(filename: &str, mut options: Options) -> Result<()> {
 }
 
 /// Moves a file's end, with storage for what is new. On an error the end is where it was.
-pub(super) async fn grow(file: File, old: u64, length: u64, preallocation: Preallocation) -> Result<()> {
+pub(super) async fn grow(file: &File, old: u64, length: u64, preallocation: Preallocation) -> Result<()> {
     if preallocation != Preallocation::Off && length < old {
         return Err(BlockError::unsupported("Preallocation can't be used for shrinking files"));
     }
@@ -115,16 +124,18 @@ pub(super) async fn grow(file: File, old: u64, length: u64, preallocation: Preal
         let _ = file.set_length(old);
     };
     match preallocation {
-        Preallocation::Off => file.set_length(length).context("Failed to resize file"),
+        Preallocation::Off => {
+            file.settled().await;
+            file.set_length(length).context("Failed to resize file")
+        }
         Preallocation::Metadata => Err(BlockError::unsupported("Unsupported preallocation mode: metadata")),
         Preallocation::Falloc | Preallocation::Full if length == old => Ok(()),
-        Preallocation::Falloc => {
-            unblock_io(move || allocate(&file, old, length).inspect_err(|_| back(&file)))
-                .await
-                .context("Could not preallocate data for the new file")
-        }
+        Preallocation::Falloc => file
+            .work_on(move |file| allocate(file, old, length).inspect_err(|_| back(file)))
+            .await
+            .context("Could not preallocate data for the new file"),
         Preallocation::Full => {
-            unblock_io(move || write_zeroes(&file, old, length).inspect_err(|_| back(&file))).await
+            file.work_on(move |file| write_zeroes(file, old, length).inspect_err(|_| back(file))).await
         }
     }
 }

@@ -49,7 +49,7 @@ impl Locks {
     pub(super) fn take(self, file: &File, filename: &str) -> Result<()> {
         for bytes in self.bytes() {
             if let Err(error) = file.lock_shared(bytes.clone()) {
-                self.drop(file);
+                self.give_back(file);
                 return Err(in_use(
                     BlockError::from(error).context(format!("Failed to lock byte {}", bytes.start)),
                     filename,
@@ -60,7 +60,7 @@ impl Locks {
     }
 
     /// Gives these locks back.
-    pub(super) fn drop(self, file: &File) {
+    pub(super) fn give_back(self, file: &File) {
         for bytes in self.bytes() {
             // Nothing better can be done about a failure than to close the file, which comes sooner or later.
             let _ = file.unlock(bytes);
@@ -91,10 +91,10 @@ impl Locks {
         let new = wanted.without(self);
         new.take(file, filename)?;
         if let Err(error) = new.check(file, filename) {
-            new.drop(file);
+            new.give_back(file);
             return Err(error);
         }
-        self.without(wanted).drop(file);
+        self.without(wanted).give_back(file);
         Ok(())
     }
 }

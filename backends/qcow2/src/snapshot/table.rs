@@ -3,7 +3,7 @@
 //! Source: the qcow2 specification, "Snapshots". The table is a run of entries of variable length, so that it can only be
 //! read from its start; its end is not known before.
 
-use rhea_block::{BlockError, BlockNode, Result, ResultExt};
+use rhea_block::{BlockError, BlockNode, Result};
 
 use crate::header::{MAX_L1_BYTES, MAX_SNAPSHOTS};
 
@@ -215,10 +215,7 @@ pub async fn read(file: &BlockNode, location: TableLocation, leniency: Leniency)
             read.left_out = location.count - index;
             break;
         }
-        let snapshot = read_entry(&mut reader, location, index as usize, leniency, &mut read)
-            .await
-            .context(format!("Could not read snapshot table entry {index}"))?;
-        // Beyond the end of the file nothing but zeroes is read: such an entry is not there.
+        let snapshot = read_entry(&mut reader, location, index as usize, leniency, &mut read).await?;
         read.snapshots.push(snapshot);
         read.length = reader.position()? - location.offset;
     }

@@ -1,0 +1,116 @@
+//! Random requests against a flat model of the disk.
+
+mod support;
+
+use futures_util::future::try_join_all;
+use proptest::prelude::*;
+use rhea_async_io::{IoVector, block_on};
+use rhea_block::{OpenFlags, WriteFlags};
+use support::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// At once: pieces of a range, each with its own byte.
+    Write { at: u64, lens: Vec<u64>, byte: u8 },
+    Zero { at: u64, len: u64 },
+    Discard { at: u64, len: u64 },
+    Flush,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (any::<u64>(), prop::collection::vec(1u64..40_000, 1..5), 1u8..)
+            .prop_map(|(at, lens, byte)| Step::Write { at, lens, byte }),
+        2 => (any::<u64>(), 1u64..200_000).prop_map(|(at, len)| Step::Zero { at, len }),
+        2 => (any::<u64>(), 1u64..400_000).prop_map(|(at, len)| Step::Discard { at, len }),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+async fn apply(image: &Opened, model: &mut [u8], step: &Step) -> Result<(), TestCaseError> {
+    let size = model.len() as u64;
+    let cut = |at: u64, len: u64| (at % size, len.min(size - at % size));
+    match step {
+        Step::Write { at, lens, byte } => {
+            let (mut at, _) = cut(*at, 1);
+            let mut writes = vec![];
+            for (i, &len) in lens.iter().enumerate() {
+                let len = len.min(size - at);
+                let byte = byte.wrapping_add(i as u8);
+                model[at as usize..(at + len) as usize].fill(byte);
+                let node = image.node.clone();
+                writes.push(async move {
+                    let data = IoVector::from_slice(&vec![byte; len as usize]);
+                    node.write(at, &data, WriteFlags::empty()).await
+                });
+                at += len;
+            }
+            try_join_all(writes).await.map_err(|e| TestCaseError::fail(e.to_string()))?;
+        }
+        Step::Zero { at, len } => {
+            let (at, len) = cut(*at, *len);
+            image.node.write_zeroes(at, len, WriteFlags::MAY_UNMAP).await.expect("zeroed");
+            model[at as usize..(at + len) as usize].fill(0);
+        }
+        Step::Discard { at, len } => {
+            // What is discarded may read as it did or as zeroes; the model follows.
+            let (at, len) = cut(*at, *len);
+            image.node.discard(at, len).await.expect("discarded");
+            let mut data = vec![0; len as usize];
+            image.node.read_bytes(at, &mut data).await.expect("read");
+            for (new, old) in data.iter().zip(&mut model[at as usize..]) {
+                prop_assert!(*new == 0 || new == old);
+                *old = *new;
+            }
+        }
+        Step::Flush => image.node.flush().await.expect("flushed"),
+        Step::Reopen => unreachable!("done by the caller"),
+    }
+    Ok(())
+}
+
+async fn run_steps(format: &str, set: &str, steps: &[Step], size: u64) -> Result<(), TestCaseError> {
+    let registry = registry();
+    let folder = Folder::new();
+    let file = folder.file("image");
+    create(&registry, format, &file, set, size).await;
+    let mut image = open(&registry, format, &file, OpenFlags::empty()).await;
+    let mut model = vec![0; image.node.length() as usize];
+    for step in steps {
+        if matches!(step, Step::Reopen) {
+            image.close().await;
+            image = open(&registry, format, &file, OpenFlags::empty()).await;
+            continue;
+        }
+        apply(&image, &mut model, step).await?;
+    }
+    for _ in 0..2 {
+        let mut data = vec![0; model.len()];
+        image.node.read_bytes(0, &mut data).await.expect("read");
+        let first = data.iter().zip(&model).position(|(a, b)| a != b);
+        prop_assert!(first.is_none(), "{} {}: differs at {:x?}", format, set, first);
+        // Once more as the file has it.
+        image.close().await;
+        image = open(&registry, format, &file, OpenFlags::READ_ONLY).await;
+    }
+    if let Ok(result) = image.node.driver().check(Default::default()).await {
+        prop_assert_eq!((result.corruptions, result.leaks, result.check_errors), (0, 0, 0), "{:?}", result);
+    }
+    image.close().await;
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn images_hold_what_was_written(steps in prop::collection::vec(step(), 1..20), size in 1u64..5000) {
+        for (format, sets) in WRITABLE {
+            for set in *sets {
+                block_on(run_steps(format, set, &steps, size * 512))?;
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The image tools side by side with Debian's (package qemu-utils).
+//!
+//! A test has a [`Bench`]: a folder of its own, and both sets of tools. Where Debian's are not installed, [`Bench::new`]
+//! says so and the test does nothing. The tools run in the folder, so that messages name files alike.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Whose tools run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Rhea's.
+    Ours,
+    /// Debian's.
+    Theirs,
+}
+
+/// What a program has printed, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+    /// The exit status; `None`: ended by a signal.
+    pub status: Option<i32>,
+}
+
+impl Ran {
+    /// Everything that can be seen of it.
+    fn transcript(&self) -> String {
+        format!("{}{}[{:?}]", self.out, self.err, self.status)
+    }
+}
+
+/// A test's folder and tools.
+#[derive(Debug)]
+pub struct Bench {
+    folder: PathBuf,
+    /// The folder with our tools.
+    ours: PathBuf,
+    differences: String,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Bench {
+    /// A new folder. `tool` is the path of one of our tools (`env!("CARGO_BIN_EXE_qemu-img")`). `None`: Debian's tools are
+    /// not installed.
+    pub fn new(tool: &str) -> Option<Self> {
+        if Command::new("qemu-img").arg("-V").stdout(Stdio::null()).status().is_err() {
+            println!("skipped: qemu-img (package qemu-utils) is not installed");
+            return None;
+        }
+        let name = format!("rhea-image-tests-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).expect("a folder for the test");
+        let ours = Path::new(tool).parent().expect("a path").to_owned();
+        Some(Self { folder, ours, differences: String::new() })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A file in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// One of the tools (`qemu-img`), to be run in the folder.
+    pub fn command(&self, whose: Whose, tool: &str) -> Command {
+        let mut command = match whose {
+            Whose::Ours => Command::new(self.ours.join(tool)),
+            Whose::Theirs => Command::new(tool),
+        };
+        command.current_dir(&self.folder).stdin(Stdio::null()).env("LC_ALL", "C").env("TZ", "UTC");
+        command
+    }
+
+    /// Runs a tool with arguments that are split at spaces; `''` is an empty one.
+    pub fn run(&self, whose: Whose, line: &str) -> Ran {
+        let mut words = line.split_whitespace().map(|word| if word == "''" { "" } else { word });
+        let tool = words.next().expect("a tool");
+        let output = self.command(whose, tool).args(words).output().expect("the tool runs");
+        Ran {
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            status: output.status.code(),
+        }
+    }
+
+    /// Like [`Bench::run`], in a folder within the test's.
+    pub fn run_in(&self, folder: &str, whose: Whose, line: &str) -> Ran {
+        let inner =
+            Self { folder: self.folder.join(folder), ours: self.ours.clone(), differences: String::new() };
+        let ran = inner.run(whose, line);
+        // The folder goes with the test's own.
+        std::mem::forget(inner);
+        ran
+    }
+
+    /// Runs Debian's tool in the folder `theirs` and ours in the folder `ours`, and notes where what they print differs.
+    pub fn pair(&mut self, line: &str) {
+        let theirs = self.run_in("theirs", Whose::Theirs, line);
+        let ours = self.run_in("ours", Whose::Ours, line);
+        self.note(line, &theirs, &ours);
+    }
+
+    /// Runs a tool that must succeed.
+    #[track_caller]
+    pub fn ok(&self, whose: Whose, line: &str) -> Ran {
+        let ran = self.run(whose, line);
+        assert!(ran.status == Some(0), "{whose:?} {line}\n{}", ran.transcript());
+        ran
+    }
+
+    /// Runs both tools on the same files, which the command must not change, and notes where they differ.
+    pub fn same(&mut self, line: &str) {
+        let theirs = self.run(Whose::Theirs, line);
+        let ours = self.run(Whose::Ours, line);
+        self.note(line, &theirs, &ours);
+    }
+
+    /// Notes where what both tools have printed differs.
+    pub fn note(&mut self, line: &str, theirs: &Ran, ours: &Ran) {
+        if theirs != ours {
+            let _ = writeln!(
+                self.differences,
+                "$ {line}\n--- Debian's\n{}\n--- ours\n{}",
+                theirs.transcript(),
+                ours.transcript()
+            );
+        }
+    }
+
+    /// Fails if any differences were noted.
+    #[track_caller]
+    pub fn done(self) {
+        assert!(self.differences.is_empty(), "{}", self.differences);
+    }
+
+    /// Writes a file of `len` bytes: stretches of noise, of one byte, and holes.
+    pub fn data(&self, name: &str, len: u64, seed: u64) {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::create(self.path(name)).expect("a new file");
+        file.set_len(len).expect("its length");
+        let mut random = Random::new(seed);
+        let mut at = 0;
+        while at < len {
+            let piece = (random.below(300_000) + 1).min(len - at);
+            let bytes: Vec<u8> = match random.below(3) {
+                0 => Vec::new(),
+                1 => vec![random.below(256) as u8; piece as usize],
+                _ => (0..piece).map(|_| random.below(256) as u8).collect(),
+            };
+            file.write_all_at(&bytes, at).expect("data");
+            at += piece;
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// Numbers that look random and are the same in every run.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// Begins a sequence.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
