@@ -12,6 +12,7 @@ mod clusters;
 mod dmg;
 mod end;
 mod fields;
+pub mod fuzz;
 mod image;
 mod parallels;
 mod qcow;

@@ -158,7 +158,7 @@ async fn exchange(registry: &rhea_block::Registry, format: &str, file: &str, wha
     let mut random = Random(7);
     let length = info(file, format)["virtual-size"].as_u64().expect("length");
     let mut model = vec![0; length as usize];
-    for round in 0..4 {
+    for round in 0..2 {
         let opened = open(registry, format, file, OpenFlags::empty()).await;
         for _ in 0..12 {
             let at = random.below(length);

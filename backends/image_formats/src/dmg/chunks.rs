@@ -83,7 +83,8 @@ impl Chunks {
                 .ok_or_else(|| too_large("sector number"))?;
             let len = bytes_of(be64(entry, 16)).ok_or_else(|| too_large("sector count"))?;
             let stored = be64(entry, 32);
-            if kind != Kind::Zero && (len > MAX_CHUNK && kind != Kind::Raw || stored > MAX_CHUNK && kind != Kind::Raw) {
+            let compressed = !matches!(kind, Kind::Zero | Kind::Raw);
+            if compressed && len.max(stored) > MAX_CHUNK {
                 return Err(BlockError::malformed(format!(
                     "length {} for chunk {number} is larger than max ({MAX_CHUNK})",
                     len.max(stored)

@@ -97,8 +97,10 @@ impl Check<'_> {
             let mut bytes = vec![0; count as usize * 4];
             self.file().read_bytes(LEN as u64 + first * 4, &mut bytes).await?;
             for (index, entry) in (first..).zip(bytes.chunks_exact(4).map(|e| le32(e, 0))) {
-                if entry != 0 {
-                    self.entry(index, entry).await?;
+                match entry {
+                    // A gap of the disk may be one of the file.
+                    0 => self.last = None,
+                    _ => self.entry(index, entry).await?,
                 }
             }
             first += count;
