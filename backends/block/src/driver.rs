@@ -80,6 +80,8 @@ pub struct OpenContext<'a> {
     pub filename: &'a str,
     /// The backing file, which the block layer puts here after the driver's `open`.
     pub backing: Arc<BackingSlot>,
+    /// Nobody named the format: the image's contents told it.
+    pub probed: bool,
 }
 
 impl OpenContext<'_> {
@@ -456,19 +458,20 @@ impl Registry {
 
     /// The format an image's start tells of; `raw` if none knows it.
     pub fn probe(&self, start: &[u8], filename: &str) -> &'static str {
-        let best = self
-            .drivers
-            .iter()
-            .filter(|d| d.kind() == DriverKind::Format)
-            .map(|d| (d.probe(start, filename), d));
-        let mut found = (0, "raw");
-        for (score, driver) in best {
-            if score > found.0 {
-                found = (score, driver.name());
-            }
-        }
-        found.1
+        probe_among(&self.drivers, start, filename)
     }
+}
+
+/// The format an image's start tells of; `raw` if none of the drivers knows it.
+pub(crate) fn probe_among(drivers: &[Arc<dyn Driver>], start: &[u8], filename: &str) -> &'static str {
+    let formats = drivers.iter().filter(|d| d.kind() == DriverKind::Format);
+    let mut found = (0, "raw");
+    for (score, driver) in formats.map(|d| (d.probe(start, filename), d)) {
+        if score > found.0 {
+            found = (score, driver.name());
+        }
+    }
+    found.1
 }
 
 fn is_device(metadata: &std::fs::Metadata) -> bool {

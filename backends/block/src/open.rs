@@ -83,6 +83,7 @@ pub(crate) async fn open_node(
     if !node_name.is_empty() && registry.find(&node_name).is_some() {
         return Err(BlockError::invalid(format!("Duplicate nodes with node-name='{node_name}'")));
     }
+    let mut probed = false;
     let driver_name = match options.take::<String>("driver")? {
         Some(name) => name,
         None if protocol => match options.get("filename") {
@@ -100,7 +101,10 @@ pub(crate) async fn open_node(
             }
             None => return Err(BlockError::invalid("Must specify either driver or file")),
         },
-        None => probe(registry, &mut options, flags, filename).await?,
+        None => {
+            probed = true;
+            probe(registry, &mut options, flags, filename).await?
+        }
     };
     let driver = registry
         .driver(&driver_name)
@@ -114,7 +118,7 @@ pub(crate) async fn open_node(
     }
     let backing_name = take_backing_override(&mut options)?;
     let backing = Arc::new(BackingSlot::default());
-    let context = OpenContext { registry, flags, filename, backing: backing.clone() };
+    let context = OpenContext { registry, flags, filename, backing: backing.clone(), probed };
     let opened = driver.open(&context, &mut options).await;
     let node = match opened {
         Ok(node) => node,

@@ -1,4 +1,8 @@
 //! The format `raw`: the disk is the file, or a part of it.
+//!
+//! Where nobody said that an image is raw, but its start told nothing else, whoever writes to the disk could make it look
+//! like another format, and with it name any file of the host as a backing file. So the first sector of such a disk takes
+//! no header of any format.
 
 use std::sync::Arc;
 
@@ -55,7 +59,8 @@ impl Driver for RawDriver {
                 return Err(BlockError::invalid("Specified size is not multiple of 512"));
             }
         }
-        Ok(Box::new(RawNode { file, offset, size }))
+        let guard = (context.probed && context.writable()).then(|| context.registry.drivers().to_vec());
+        Ok(Box::new(RawNode { file, offset, size, guard }))
     }
 
     fn create_options(&self) -> &'static [CreateOption] {
@@ -85,6 +90,8 @@ struct RawNode {
     offset: u64,
     /// Its length, if the options fix it; else the disk ends with the file.
     size: Option<u64>,
+    /// The drivers that must not know the disk's start as theirs.
+    guard: Option<Vec<Arc<dyn Driver>>>,
 }
 
 impl RawNode {
@@ -99,8 +106,10 @@ impl Node for RawNode {
         let file = self.file.node().limits();
         // The file's node shapes what does not fit; a disk that begins within a block has no use for the file's sizes.
         let fits = |unit: u32| if self.offset.is_multiple_of(u64::from(unit.max(1))) { unit } else { 1 };
+        // A header is seen at once only if a sector is written as a whole.
+        let least = if self.guard.is_some() { SECTOR as u32 } else { 1 };
         Limits {
-            request_alignment: fits(file.request_alignment),
+            request_alignment: fits(file.request_alignment).max(least),
             memory_alignment: file.memory_alignment,
             write_zeroes_alignment: fits(file.write_zeroes_alignment),
             discard_alignment: fits(file.discard_alignment),
@@ -140,6 +149,16 @@ impl Node for RawNode {
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {
+        if let Some(drivers) = &self.guard
+            && offset == 0
+        {
+            let mut start = [0; SECTOR as usize];
+            let len = start.len().min(data.len());
+            data.read(0, &mut start[..len]);
+            if crate::driver::probe_among(drivers, &start, "") != "raw" {
+                return Err(BlockError::os(libc::EPERM));
+            }
+        }
         let file = self.file.node();
         file.debug_event("write_aio").await;
         file.write(self.below(offset)?, data, flags).await
@@ -203,6 +222,10 @@ impl Node for RawNode {
         len: u64,
         flags: WriteFlags,
     ) -> Result<()> {
+        if self.guard.is_some() && offset < SECTOR {
+            // To be looked at.
+            return Err(BlockError::os(libc::ENOTSUP));
+        }
         self.file.node().copy_range_to(from, from_offset, self.below(offset)?, len, flags).await
     }
 

@@ -177,12 +177,9 @@ fn options_that_do_not_go_together_are_refused() {
         let options = Options::parse(&format!("driver=file,filename={path},{text}"), None).unwrap();
         block_on(registry.open_node(options, OpenFlags::empty(), true)).map(drop).map_err(|e| e.to_string())
     };
-    assert_eq!(
-        open("aio=native").unwrap_err(),
-        format!(
-            "Could not open '{path}': aio=native was specified, but it requires cache.direct=on, which was not specified."
-        )
-    );
+    let error = open("aio=native").unwrap_err();
+    let expected = "aio=native was specified, but it requires cache.direct=on, which was not specified.";
+    assert!(error.ends_with(expected), "{error}");
     open("aio=native,cache.direct=on").unwrap();
     open("aio=io_uring,locking=off").unwrap();
     open("aio=threads,locking=on").unwrap();

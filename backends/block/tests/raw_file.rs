@@ -79,6 +79,53 @@ fn a_part_of_a_file_is_a_disk() {
     );
 }
 
+/// A format known by its first two bytes.
+struct Magic;
+
+#[async_trait::async_trait]
+impl rhea_block::Driver for Magic {
+    fn name(&self) -> &'static str {
+        "magic"
+    }
+
+    fn kind(&self) -> rhea_block::DriverKind {
+        rhea_block::DriverKind::Format
+    }
+
+    fn probe(&self, start: &[u8], _: &str) -> u32 {
+        if start.starts_with(b"MZ") { 100 } else { 0 }
+    }
+
+    async fn open(
+        &self,
+        _: &rhea_block::OpenContext<'_>,
+        _: &mut Options,
+    ) -> rhea_block::Result<Box<dyn rhea_block::Node>> {
+        Err(rhea_block::BlockError::unsupported("only to be recognized"))
+    }
+}
+
+#[test]
+fn a_disk_thought_to_be_raw_takes_no_other_formats_header() {
+    let folder = Folder::new("guard");
+    let mut registry = registry();
+    registry.add(Magic);
+    let path = folder.path("a");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    block_on(async {
+        let disk = registry.open(&path, None, OpenFlags::empty()).await.unwrap();
+        disk.write_bytes(1, b"Z").await.unwrap();
+        assert_eq!(disk.write_bytes(0, b"M").await.unwrap_err().errno(), libc::EPERM);
+        assert_eq!(disk.write_bytes(0, &[b'M', b'Z'].repeat(512)).await.unwrap_err().errno(), libc::EPERM);
+        disk.write_bytes(512, b"MZ").await.unwrap();
+        disk.write_bytes(0, b"MB").await.unwrap();
+        drop(disk);
+        let disk = registry.open(&path, Some("raw"), OpenFlags::empty()).await.unwrap();
+        disk.write_bytes(0, b"MZ").await.unwrap();
+    });
+    assert_eq!(std::fs::read(&path).unwrap()[..2], *b"MZ");
+}
+
 #[test]
 fn storage_is_reserved_when_asked_for() {
     use std::os::unix::fs::MetadataExt;

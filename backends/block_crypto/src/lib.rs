@@ -12,6 +12,7 @@
 mod algorithm;
 mod block_cipher;
 mod driver;
+pub mod fuzzing;
 mod header;
 mod luks_options;
 mod node;

@@ -2,7 +2,7 @@
 
 use rhea_block::{FileDriver, HostDeviceDriver, NullDriver, RawDriver, Registry};
 use rhea_block_crypto::LuksDriver;
-use rhea_block_remote::{FtpDriver, HttpDriver};
+use rhea_block_remote::{FtpDriver, HttpDriver, SshDriver};
 
 /// A registry with every driver there is.
 pub fn registry() -> Registry {
@@ -16,6 +16,7 @@ pub fn registry() -> Registry {
     registry.add(RawDriver);
     registry.add(rhea_qcow2::Qcow2Driver);
     registry.add(rhea_vhdx::VhdxDriver);
+    registry.add(rhea_vmdk::VmdkDriver);
     registry.add(LuksDriver);
     registry.add(rhea_block_filters::ThrottleDriver);
     registry.add(rhea_block_filters::CopyOnReadDriver);
@@ -28,5 +29,7 @@ pub fn registry() -> Registry {
     registry.add(HttpDriver::HTTPS);
     registry.add(FtpDriver::FTP);
     registry.add(FtpDriver::FTPS);
+    rhea_image_formats::register(&mut registry);
+    registry.add(SshDriver::default());
     registry
 }

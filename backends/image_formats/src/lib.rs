@@ -6,20 +6,28 @@
 //! * [`tables`]: the bounded cache of the map, written back in order;
 //! * [`image`]: the node that a format with a map becomes.
 
+mod bochs;
+mod cloop;
 mod clusters;
+mod dmg;
 mod end;
 mod fields;
+pub mod fuzz;
 mod image;
 mod parallels;
 mod qcow;
 mod qed;
 mod ranges;
+mod read_only;
 mod tables;
 mod used;
 mod uuid;
 mod vdi;
 mod vpc;
 
+pub use bochs::Bochs;
+pub use cloop::Cloop;
+pub use dmg::Dmg;
 pub use parallels::Parallels;
 pub use qcow::Qcow;
 pub use qed::Qed;
@@ -28,6 +36,9 @@ pub use vpc::Vpc;
 
 /// Adds the drivers of all formats to a registry.
 pub fn register(registry: &mut rhea_block::Registry) {
+    registry.add(Bochs);
+    registry.add(Cloop);
+    registry.add(Dmg);
     registry.add(Parallels);
     registry.add(Qcow);
     registry.add(Qed);

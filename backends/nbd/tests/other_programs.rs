@@ -110,17 +110,20 @@ fn qemu_makes_an_image_in_an_export() {
     assert!(!text.contains("failed"), "{text}");
 }
 
-fn exercise(node: &Arc<BlockNode>) {
+/// `plain`: only what every server can.
+fn exercise(node: &Arc<BlockNode>, plain: bool) {
     let length = node.length() as usize;
     let mut expected = noise(length, 11);
     block_on(async {
         node.write(0, &IoVector::from_slice(&expected), WriteFlags::empty()).await.unwrap();
-        node.write_zeroes(100_000, 65_536, WriteFlags::MAY_UNMAP).await.unwrap();
-        expected[100_000..165_536].fill(0);
         let piece = noise(777, 12);
-        node.write(1_000_001, &IoVector::from_slice(&piece), WriteFlags::FUA).await.unwrap();
+        node.write(1_000_001, &IoVector::from_slice(&piece), WriteFlags::empty()).await.unwrap();
         expected[1_000_001..1_000_778].copy_from_slice(&piece);
-        node.flush().await.unwrap();
+        if !plain {
+            node.write_zeroes(100_000, 65_536, WriteFlags::MAY_UNMAP | WriteFlags::FUA).await.unwrap();
+            expected[100_000..165_536].fill(0);
+            node.flush().await.unwrap();
+        }
     });
     assert!(bytes(node) == expected);
     let end = block_on(node.write(length as u64, &IoVector::zeroed(512), WriteFlags::empty()));
@@ -149,7 +152,7 @@ fn our_client_at_debians_qemu_nbd() {
         let arguments = ["-t", "-e", "2", "-f", format, "-x", "disk", "--discard=unmap", "-k", &socket, &image];
         let _server = OtherServer::start("qemu-nbd", &arguments, &folder.path("s"));
         let uri = format!("nbd+unix:///disk?socket={socket}");
-        exercise(&open(&uri, OpenFlags::UNMAP).unwrap());
+        exercise(&open(&uri, OpenFlags::UNMAP).unwrap(), false);
         let listed = block_on(rhea_nbd::list(&Address::Unix { path: socket.clone() }, None)).unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].name, "disk");
@@ -175,7 +178,9 @@ fn our_client_at_nbdkit() {
             arguments.extend(["blocksize-maximum=65536", "blocksize-error-policy=error"]);
         }
         let _server = OtherServer::start("nbdkit", &arguments, &folder.path("s"));
-        exercise(&open(&format!("nbd+unix:///?socket={socket}"), OpenFlags::UNMAP).unwrap());
+        // nbdkit announces more to oldstyle clients than it does for them.
+        let node = open(&format!("nbd+unix:///?socket={socket}"), OpenFlags::UNMAP).unwrap();
+        exercise(&node, index == 2);
     }
 }
 
@@ -187,7 +192,7 @@ fn other_servers_errors_are_told() {
     let folder = Folder::new();
     let socket = folder.text("s");
     let arguments =
-        ["-f", "-U", &socket, "--filter=error", "memory", "1M", "error-pread=ENOSPC", "error-rate=100%"];
+        ["-f", "-U", &socket, "--filter=error", "memory", "1M", "error-pread=ENOSPC", "error-pread-rate=100%"];
     let _server = OtherServer::start("nbdkit", &arguments, &folder.path("s"));
     let (ok, _) = run("nbdinfo", &["--size", &format!("nbd+unix:///?socket={socket}")]);
     assert!(ok || !installed("nbdinfo"));

@@ -51,9 +51,7 @@ impl Chunk {
                 Err(_) if count == 0 => {}
                 Err(index) if list.len() < LIST => list.insert(index, (at, count)),
                 Err(_) => {
-                    let list = std::mem::take(list);
-                    *self = Self::Array { words: Box::new([0; WORDS]), apart: BTreeMap::new() };
-                    list.into_iter().for_each(|(at, count)| self.set(at, count));
+                    self.spread();
                     self.set(at, count);
                 }
             }
@@ -69,6 +67,27 @@ impl Chunk {
             apart.insert(at, count);
         }
         *word = *word & !(3 << shift) | count.min(APART) << shift;
+    }
+
+    /// 32 counts from `at` on (a multiple of 32), two bits each; 3 stands for any that is larger than 2.
+    fn packed(&self, at: u16) -> u64 {
+        match self {
+            Self::Array { words, .. } => words[usize::from(at) / PER_WORD],
+            Self::List(list) => {
+                let from = list.partition_point(|e| e.0 < at);
+                let mine = list[from..].iter().take_while(|e| usize::from(e.0) < usize::from(at) + PER_WORD);
+                mine.fold(0, |word, &(i, count)| word | count.min(APART) << ((i - at) * 2))
+            }
+        }
+    }
+
+    /// Makes it an array.
+    fn spread(&mut self) {
+        if let Self::List(list) = self {
+            let list = std::mem::take(list);
+            *self = Self::Array { words: Box::new([0; WORDS]), apart: BTreeMap::new() };
+            list.into_iter().for_each(|(at, count)| self.set(at, count));
+        }
     }
 
     /// Calls back for every count that is not 0, in order, until told to stop.
@@ -114,6 +133,11 @@ impl Counts {
         Self { index: HashMap::new(), chunks: Vec::new(), last: (u64::MAX, 0), max }
     }
 
+    /// Counts will be no larger than this from now on; none is yet.
+    pub(crate) fn set_max(&mut self, max: u64) {
+        self.max = max;
+    }
+
     fn find(&self, chunk: u64) -> Option<&Chunk> {
         let index = match self.last {
             (last, index) if last == chunk => index,
@@ -156,6 +180,42 @@ impl Counts {
         let new = old.saturating_add(times).min(max);
         chunk.set(at, new);
         times - (new - old)
+    }
+
+    /// Adds one reference to each of `len` clusters, the way [`Counts::add`] does: calls back for those that cannot have
+    /// another.
+    pub(crate) fn add_run(&mut self, first: u64, len: u64, mut full: impl FnMut(u64)) {
+        let (mut at, end) = (first, first + len);
+        while at < end {
+            let in_chunk = (at % CHUNK) as usize;
+            let stop = end.min(at - in_chunk as u64 + CHUNK);
+            if stop - at > LIST as u64 {
+                self.chunk(at / CHUNK).spread();
+            }
+            // Whole words that are empty are filled at once.
+            while at < stop {
+                let in_chunk = (at % CHUNK) as usize;
+                if in_chunk.is_multiple_of(PER_WORD)
+                    && stop - at >= PER_WORD as u64
+                    && let Chunk::Array { words, .. } = self.chunk(at / CHUNK)
+                    && words[in_chunk / PER_WORD] == 0
+                {
+                    words[in_chunk / PER_WORD] = LOW;
+                    at += PER_WORD as u64;
+                    continue;
+                }
+                if self.add(at, 1) != 0 {
+                    full(at);
+                }
+                at += 1;
+            }
+        }
+    }
+
+    /// 32 counts from a cluster on whose number is a multiple of 32, two bits each, the first lowest; 3 stands for any that
+    /// is larger than 2.
+    pub(crate) fn packed(&self, cluster: u64) -> u64 {
+        self.find(cluster / CHUNK).map_or(0, |chunk| chunk.packed((cluster % CHUNK) as u16))
     }
 
     /// Takes one reference of a cluster away; `false` if it had none.
@@ -293,9 +353,14 @@ mod tests {
             let mut counts = Counts::new(1000);
             let mut model = BTreeMap::new();
             for (cluster, times, run) in ops {
-                for i in 0..=u64::from(run) {
+                if spread == 1 && times == 1 {
+                    counts.add_run(cluster, u64::from(run) * 5 + 1, |_| ());
+                }
+                for i in 0..if spread == 1 && times == 1 { u64::from(run) * 5 + 1 } else { u64::from(run) + 1 } {
                     let cluster = (cluster + i) * spread;
-                    counts.add(cluster, times);
+                    if spread != 1 || times != 1 {
+                        counts.add(cluster, times);
+                    }
                     let slot = model.entry(cluster).or_insert(0u64);
                     *slot = (*slot + times).min(1000);
                 }
@@ -303,6 +368,10 @@ mod tests {
             let all: Vec<(u64, u64)> = model.iter().filter(|e| *e.1 != 0).map(|(&c, &n)| (c, n)).collect();
             for &(cluster, count) in &all {
                 prop_assert_eq!(counts.get(cluster), count);
+            }
+            for first in (0..20_000).step_by(32) {
+                let expected = (0..32).fold(0, |w, i| w | model.get(&(first + i)).map_or(0, |n| *n.min(&3)) << (2 * i));
+                prop_assert_eq!(counts.packed(first), expected);
             }
             let (from, to) = (from * spread, (from + 3000) * spread);
             let mut got = Vec::new();

@@ -7,7 +7,8 @@
 //!   [`IoVector`] and puts them back when it has ended; a caller that gives up is left with an empty vector, and the
 //!   request frees the memory when the kernel is done.
 //! * The kernel may read memory that its owner has back already (a write that was given up); it then stores old bytes or
-//!   new ones, or some of each, but never freed memory, as the request holds a share of the allocation.
+//!   new ones, or some of each, but never freed memory, as the request holds a share of the allocation. Later operations
+//!   on the file wait for it, so that it does not replace what they write.
 //!
 //! A segment has exactly one owner: [`IoVector`] is not `Clone`, and splitting hands each byte to one side. Segments
 //! whose memory others see as well (a guest's RAM) say so, and are only ever reached by copying.
@@ -119,6 +120,10 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The part of the segment in a range that lies within it.
     fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len);

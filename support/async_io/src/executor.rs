@@ -213,6 +213,16 @@ impl Local {
         self.wakers.replace(wakers);
     }
 
+    fn finish_files(&self) {
+        let mut wakers = self.wakers.take();
+        let result = self.reactor.borrow_mut().finish_files(&mut wakers);
+        self.wakers.replace(wakers);
+        if let Err(error) = result {
+            panic!("the kernel takes no more requests: {error}");
+        }
+        self.wake_ready();
+    }
+
     fn take_messages(&self) {
         if !self.shared.has_messages.load(SeqCst) {
             return;
@@ -316,6 +326,9 @@ impl Drop for Depth<'_> {
 
 /// Runs the thread's executor until the future has ended, and with it whatever was spawned on this thread.
 ///
+/// What the kernel has under way in files then is waited for, as others may wait for it to end, and sockets that were
+/// closed are closed for the kernel too.
+///
 /// # Panics
 /// If the kernel refuses to work with the thread's ring any more, as after a `fork`: a process must not fork between its
 /// first `block_on` and a later one.
@@ -332,6 +345,9 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             if main.woken.swap(false, SeqCst)
                 && let Poll::Ready(value) = future.as_mut().poll(&mut cx)
             {
+                if local.depth.get() == 1 {
+                    local.finish_files();
+                }
                 return value;
             }
             local.take_messages();

@@ -3,6 +3,9 @@
 //! An operation is shared by the future that waits for it and by whoever carries it out (a ring, or a thread of the
 //! pool). Dropping the future leaves the operation and its memory with the other side, which drops them when the kernel is
 //! done. Only waiting for readiness is called off, as it might otherwise never end.
+//!
+//! A change of a file that nobody waits for any more must not take effect after a later one: the file is told of it
+//! ([`Unattended`](crate::file::Unattended)), and its next operation begins when it has ended.
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,6 +21,9 @@ use crate::buffer::Segments;
 use crate::executor::{self, Shared};
 use crate::file::OpenFile;
 use crate::pool;
+
+/// Bytes of a request that another thread should copy.
+pub(crate) const LARGE: usize = 512 << 10;
 
 /// What is to be done.
 pub(crate) enum Request {
@@ -57,6 +63,25 @@ impl Request {
             Self::Readiness { .. } => None,
         }
     }
+
+    /// Whether copying from or to the page cache takes so long that the kernel's threads should do it, while the
+    /// executor does something else; and not the executor's own thread, in the course of submitting it.
+    fn is_better_done_aside(&self) -> bool {
+        let (file, len) = match self {
+            Self::Read { file, data, .. } => (file, data.len()),
+            Self::Write { file, data, .. } => (file, data.iter().map(crate::buffer::Segment::len).sum()),
+            _ => return false,
+        };
+        file.is_cached() && len >= LARGE
+    }
+
+    /// The file that it changes, if it does.
+    fn changes(&self) -> Option<&Arc<OpenFile>> {
+        match self {
+            Self::Write { file, .. } | Self::Allocate { file, .. } => Some(file),
+            Self::Read { .. } | Self::SyncData { .. } | Self::Readiness { .. } => None,
+        }
+    }
 }
 
 enum State {
@@ -72,6 +97,8 @@ pub(crate) struct Inner {
     iovecs: SmallVec<[libc::iovec; 2]>,
     /// Where the ring keeps the operation.
     pub(crate) slot: u32,
+    /// A file that changes although nobody waits for it.
+    unattended: Option<Arc<OpenFile>>,
 }
 
 /// See the [module](self).
@@ -95,7 +122,9 @@ impl Operation {
         // More than that is not taken at once; the caller goes on behind what was done.
         iovecs.truncate(libc::UIO_MAXIOV as usize);
         let state = State::Running(None);
-        Arc::new(Self { inner: Mutex::new(Inner { state, request: Some(request), iovecs, slot: 0 }) })
+        Arc::new(Self {
+            inner: Mutex::new(Inner { state, request: Some(request), iovecs, slot: 0, unattended: None }),
+        })
     }
 
     /// The entry of a submission queue for it.
@@ -122,6 +151,10 @@ impl Operation {
             }
             Request::Readiness { fd, events } => opcode::PollAdd::new(Fd(fd), events as u32).build(),
         };
+        let entry = match request.is_better_done_aside() {
+            true => entry.flags(io_uring::squeue::Flags::ASYNC),
+            false => entry,
+        };
         entry.user_data(u64::from(slot))
     }
 
@@ -141,7 +174,14 @@ impl Operation {
     /// Tells the result; whoever waits is to be woken by the caller.
     #[must_use]
     pub(crate) fn complete(&self, result: i32) -> Option<Waker> {
-        match std::mem::replace(&mut self.inner.lock().state, State::Done(result)) {
+        let (before, unattended) = {
+            let mut inner = self.inner.lock();
+            (std::mem::replace(&mut inner.state, State::Done(result)), inner.unattended.take())
+        };
+        if let Some(file) = unattended {
+            file.unattended().ended();
+        }
+        match before {
             State::Running(waker) => waker,
             State::Done(_) => None,
         }
@@ -276,18 +316,25 @@ impl Future for Submission {
 
 impl Drop for Submission {
     fn drop(&mut self) {
-        let Place::Executor(shared) = &self.place else { return };
-        let running = {
+        if matches!(self.place, Place::Nowhere | Place::Done) {
+            return;
+        }
+        let waker;
+        {
             let mut inner = self.operation.inner.lock();
-            match &mut inner.state {
-                State::Running(waker) => {
-                    *waker = None;
-                    matches!(inner.request, Some(Request::Readiness { .. }))
-                }
-                State::Done(_) => false,
+            let State::Running(waiting) = &mut inner.state else { return };
+            // Dropped below: it may be the last of its task.
+            waker = waiting.take();
+            let changes = inner.request.as_ref().and_then(Request::changes).cloned();
+            if let Some(file) = changes {
+                file.unattended().left();
+                inner.unattended = Some(file);
             }
-        };
-        if running {
+        }
+        drop(waker);
+        if let Place::Executor(shared) = &self.place
+            && self.operation.readiness().is_some()
+        {
             executor::call_off(shared, &self.operation);
         }
     }

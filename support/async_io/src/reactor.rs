@@ -128,6 +128,15 @@ impl Reactor {
         Ok(())
     }
 
+    /// Waits for what is under way in files.
+    pub(crate) fn finish_files(&mut self, wakers: &mut Vec<Waker>) -> io::Result<()> {
+        if let Backend::Ring(ring) = &mut self.backend {
+            ring.finish_files()?;
+            ring.completed(wakers);
+        }
+        Ok(())
+    }
+
     fn expire(&mut self, wakers: &mut Vec<Waker>) {
         if self.timers.is_empty() {
             return;

@@ -30,6 +30,8 @@ pub(crate) struct Ring {
     free: Vec<u32>,
     /// Operations the kernel (or the submission queue) has.
     running: usize,
+    /// Those of them that wait for readiness, and so need not end.
+    waiting: usize,
     event: Arc<OwnedFd>,
     /// Where the event's count is read to. On the heap, as the ring moves while the kernel has its address.
     event_count: Box<u64>,
@@ -67,6 +69,7 @@ impl Ring {
             slots: Vec::new(),
             free: Vec::new(),
             running: 0,
+            waiting: 0,
             event,
             event_count: Box::new(0),
             event_armed: false,
@@ -100,6 +103,7 @@ impl Ring {
         }
         self.slots[slot as usize] = Some(operation.clone());
         self.running += 1;
+        self.waiting += usize::from(operation.readiness().is_some());
         Ok(())
     }
 
@@ -163,6 +167,7 @@ impl Ring {
                     };
                     self.free.push(slot);
                     self.running -= 1;
+                    self.waiting -= usize::from(operation.readiness().is_some());
                     self.ready.extend(operation.complete(completion.result()));
                 }
             }
@@ -173,6 +178,18 @@ impl Ring {
     pub(crate) fn completed(&mut self, wakers: &mut Vec<Waker>) {
         self.reap();
         wakers.append(&mut self.ready);
+    }
+
+    /// Waits until no file has an operation under way here, and what was called off is gone.
+    pub(crate) fn finish_files(&mut self) -> io::Result<()> {
+        loop {
+            let files = self.running > self.waiting;
+            if !files && !self.wants_to_enter() {
+                return Ok(());
+            }
+            self.enter(usize::from(files), None)?;
+            self.reap();
+        }
     }
 
     /// Waits until the kernel has nothing of ours any more. Waiting for readiness is called off.

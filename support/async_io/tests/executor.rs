@@ -199,6 +199,28 @@ fn sockets_carry_much_both_ways() {
 }
 
 #[test]
+fn what_is_closed_is_closed_once_the_executor_is_left() {
+    let (one, other) = UnixStream::pair().unwrap();
+    block_on(async {
+        let one = Async::new(one).unwrap();
+        let wait = pin!(one.readable());
+        let timer = pin!(Timer::after(Duration::from_millis(5)));
+        // The kernel is asked to wait, and waits.
+        assert!(matches!(
+            futures_lite::future::or(async { wait.await.map(|()| 1) }, async {
+                timer.await;
+                Ok(2)
+            })
+            .await,
+            Ok(2)
+        ));
+        drop(one);
+    });
+    other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(std::io::Read::read(&mut &other, &mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn tcp_connects_and_is_refused() {
     block_on(async {
         let server = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
@@ -325,6 +347,82 @@ fn block_on_within_block_on() {
 #[should_panic(expected = "out of the pool")]
 fn a_panic_in_the_pool_goes_on_in_the_caller() {
     block_on(unblock(|| panic!("out of the pool")));
+}
+
+#[test]
+fn what_is_given_up_does_not_replace_what_comes_later() {
+    let file = scratch("later");
+    block_on(async {
+        for round in 0..60_u8 {
+            // Long enough not to be done at once.
+            let old = IoVector::from_slice(&vec![0xee; 1 << 20]);
+            give_up(file.write_vectored_at(&old.view(), 0));
+            give_up(file.work_on(|file| file.write_now(0, &vec![0xdd; 1 << 20])));
+            let new = IoVector::from_slice(&[round; 512]);
+            file.write_vectored_at(&new.view(), 4096 * u64::from(round % 7)).await.unwrap();
+            file.sync_data().await.unwrap();
+            Timer::after(Duration::from_millis(2)).await;
+            let mut back = IoVector::scratch(512);
+            file.read_vectored_at(&mut back, 4096 * u64::from(round % 7)).await.unwrap();
+            assert_eq!(back.to_vec(), [round; 512]);
+        }
+        assert!(file.is_settled());
+    });
+    // A thread that has left its executor does not leave others waiting.
+    block_on(async {
+        give_up(file.write_vectored_at(&IoVector::from_slice(&vec![1; 1 << 20]).view(), 0));
+    });
+    futures_lite::future::block_on(file.settled());
+}
+
+#[test]
+fn many_at_once_on_several_threads() {
+    const LEN: usize = 100 << 10;
+    let file = scratch("several");
+    let executors: Vec<_> = (0..3).map(|i| Executor::start(&format!("several-{i}")).unwrap()).collect();
+    block_on(async {
+        let mut tasks = vec![];
+        for i in 0..120_usize {
+            let file = file.clone();
+            tasks.push(executors[i % 3].spawn(async move {
+                let offset = (i * LEN) as u64;
+                for round in 0..8 {
+                    let byte = (i + round) as u8;
+                    let data = IoVector::from_slice(&vec![byte; LEN]);
+                    file.write_vectored_at(&data.view(), offset).await.unwrap();
+                    let mut back = IoVector::scratch(LEN);
+                    // Given up here and there, with the kernel at work on it.
+                    give_up(file.read_vectored_at(&mut back, offset));
+                    let mut back = IoVector::scratch(LEN);
+                    file.read_vectored_at(&mut back, offset).await.unwrap();
+                    assert!(back.as_slice().unwrap().iter().all(|&b| b == byte));
+                }
+            }));
+        }
+        // More waiting at once than the queues have entries.
+        let pairs: Vec<_> = (0..300).map(|_| Async::<UnixStream>::pair().unwrap()).collect();
+        let (ends, others): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let waiting: Vec<_> = ends
+            .into_iter()
+            .map(|mut end| {
+                spawn(async move {
+                    let mut byte = [0];
+                    end.read_exact(&mut byte).await.unwrap();
+                    byte[0]
+                })
+            })
+            .collect();
+        Timer::after(Duration::from_millis(5)).await;
+        for (i, mut other) in others.into_iter().enumerate() {
+            other.write_all(&[i as u8]).await.unwrap();
+        }
+        for (i, task) in waiting.into_iter().enumerate() {
+            assert_eq!(task.await, i as u8);
+        }
+        for task in tasks {
+            task.await;
+        }
+    });
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! `qemu-img compare`
 
-use futures_util::StreamExt;
-use futures_util::stream;
-use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use async_lock::Mutex as AsyncMutex;
+use futures_util::future::try_join_all;
 use rhea_async_io::{IoVector, IoView};
-use rhea_block::StatusFlags;
+use rhea_block::{BlockNode, StatusFlags};
 use rhea_options::{LongOption, Parsed};
 
 use crate::chain;
+use crate::crew::{self, Board};
 use crate::failure::{Failure, FailureExt, Outcome};
 use crate::progress::Meter;
 use crate::session::{Image, Name, Session, cache_flags, finish, flag, id, read_flags, valued};
@@ -32,8 +35,8 @@ const NO_STATUS: u8 = 3;
 const NO_READ: u8 = 4;
 
 /// Bytes read at a time from each image, and how many such pieces are under way.
-const PIECE: u64 = 1 << 20;
-const AHEAD: usize = 6;
+const PIECE: u64 = 512 << 10;
+const LANES: usize = 8;
 
 const SECTOR: usize = 512;
 
@@ -60,16 +63,59 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
             return Err(trouble(failure));
         }
     };
-    let result = Comparison { a: &a, b: &b, strict: parsed.has('s'), quiet, meter: &meter }.run().await;
+    let result = compare(&a, &b, parsed.has('s'), quiet, &meter).await;
     finish(result, [a, b]).await
 }
 
-struct Comparison<'a> {
-    a: &'a Image,
-    b: &'a Image,
+/// Two disks, shared by the threads that compare them.
+struct Comparison {
+    a: Side,
+    b: Side,
+    total: u64,
+    /// Where the next piece begins.
+    next: AsyncMutex<u64>,
+    /// The first difference found so far.
+    difference: AtomicU64,
+    /// Differences in what is allocated count as well.
     strict: bool,
-    quiet: bool,
-    meter: &'a Meter,
+    /// Where the first of them is.
+    unlike: AtomicU64,
+    board: Arc<Board>,
+}
+
+struct Side {
+    node: Arc<BlockNode>,
+    name: String,
+    length: u64,
+}
+
+impl Side {
+    fn new(image: &Image) -> Self {
+        Self { node: image.node.clone(), name: image.name.clone(), length: image.length() }
+    }
+
+    /// What is at `at`, and for how many bytes that holds. Beyond its end the disk is taken to go on with zeroes.
+    async fn status(&self, at: u64, total: u64) -> Outcome<(StatusFlags, u64)> {
+        if at >= self.length {
+            return Ok((StatusFlags::ZERO, total - at));
+        }
+        let asked = chain::status(&self.node, at, self.length - at).await;
+        let (status, _) = asked
+            .told(format!("Sector allocation test failed for {}", self.name))
+            .map_err(|f| f.with_status(NO_STATUS))?;
+        Ok((status.flags, status.len))
+    }
+
+    async fn read(&self, at: u64, len: u64, buffer: &mut IoVector) -> Outcome<()> {
+        if buffer.len() as u64 != len {
+            *buffer = IoVector::zeroed(len as usize);
+        }
+        let read = self.node.read(at, buffer).await;
+        read.map_err(|error| {
+            Failure::new(format!("Error while reading offset {at} of {}: {error}", self.name))
+                .with_status(NO_READ)
+        })
+    }
 }
 
 /// A stretch of both disks that is to be looked at.
@@ -82,112 +128,109 @@ struct Piece {
     read_b: bool,
 }
 
-impl Comparison<'_> {
-    fn say(&self, words: &str) {
-        if !self.quiet {
+const NONE: u64 = u64::MAX;
+
+async fn compare(a: &Image, b: &Image, strict: bool, quiet: bool, meter: &Meter) -> Outcome<u8> {
+    let say = |words: &str| {
+        if !quiet {
             println!("{words}");
         }
+    };
+    let (a, b) = (Side::new(a), Side::new(b));
+    let (shorter, total) = (a.length.min(b.length), a.length.max(b.length));
+    if strict && shorter != total {
+        say("Strict mode: Image size mismatch!");
+        return Ok(DIFFERENT);
+    }
+    let board = Arc::new(Board::default());
+    let comparison = Arc::new(Comparison {
+        a,
+        b,
+        total,
+        next: AsyncMutex::new(0),
+        difference: AtomicU64::new(NONE),
+        strict,
+        unlike: AtomicU64::new(NONE),
+        board: board.clone(),
+    });
+    let work = {
+        let comparison = comparison.clone();
+        move || {
+            let comparison = comparison.clone();
+            async move { comparison.work().await }
+        }
+    };
+    crew::run(crew::threads(total, LANES), &board, meter, total, work).await?;
+    let difference = comparison.difference.load(Relaxed);
+    let unlike = comparison.unlike.load(Relaxed);
+    if unlike != NONE && unlike <= difference {
+        say(&format!("Strict mode: Offset {unlike} block status mismatch!"));
+        return Ok(DIFFERENT);
+    }
+    if shorter != total && difference >= shorter {
+        say("Warning: Image size mismatch!");
+    }
+    if difference != NONE {
+        say(&format!("Content mismatch at offset {difference}!"));
+        return Ok(DIFFERENT);
+    }
+    say("Images are identical.");
+    Ok(0)
+}
+
+impl Comparison {
+    async fn work(&self) -> Outcome<()> {
+        let threads = crew::threads(self.total, LANES);
+        let lanes = (0..LANES.div_ceil(threads)).map(|_| self.lane());
+        try_join_all(lanes).await.map(drop)
     }
 
-    async fn run(&self) -> Outcome<u8> {
-        let (size_a, size_b) = (self.a.length(), self.b.length());
-        let total = size_a.max(size_b);
-        if size_a != size_b {
-            if self.strict {
-                self.say("Strict mode: Image size mismatch!");
-                return Ok(DIFFERENT);
+    /// Takes one piece after the other.
+    async fn lane(&self) -> Outcome<()> {
+        let (mut a, mut b) = (IoVector::default(), IoVector::default());
+        while let Some(piece) = self.plan().await? {
+            if piece.read_a {
+                self.a.read(piece.at, piece.len, &mut a).await?;
             }
-        }
-        let buffers = Mutex::new(Vec::new());
-        let pieces = stream::unfold(Some(0), |at| async move {
-            let at = at.filter(|at| *at < total)?;
-            match self.plan(at, total).await {
-                Ok(piece) => Some((Ok(piece), Some(at + piece.len))),
-                Err(failure) => Some((Err(failure), None)),
+            if piece.read_b {
+                self.b.read(piece.at, piece.len, &mut b).await?;
             }
-        });
-        let compared = pieces.map(|piece| async {
-            let piece = piece?;
-            Ok::<_, Failure>((piece, self.compare(piece, &buffers).await?))
-        });
-        let mut compared = std::pin::pin!(compared.buffered(AHEAD));
-        let mut warned = false;
-        while let Some(result) = compared.next().await {
-            let (piece, difference) = result?;
-            // The shorter image is taken to go on with zeroes.
-            if piece.at >= size_a.min(size_b) && !std::mem::replace(&mut warned, true) {
-                self.say("Warning: Image size mismatch!");
-            }
+            let difference = match (piece.read_a, piece.read_b) {
+                (true, true) => first_difference(&a.view(), &b.view()),
+                (true, false) => first_nonzero(&a.view()),
+                (false, true) => first_nonzero(&b.view()),
+                (false, false) => None,
+            };
             if let Some(at) = difference {
-                self.say(&format!("Content mismatch at offset {at}!"));
-                return Ok(DIFFERENT);
+                // Told by sectors, as QEMU does.
+                self.difference.fetch_min(piece.at + (at / SECTOR * SECTOR) as u64, Relaxed);
             }
-            self.meter.advance(piece.at + piece.len, total)?;
+            self.board.advance(piece.len);
         }
-        self.say("Images are identical.");
-        Ok(0)
+        Ok(())
     }
 
-    /// What begins at `at`, and how much of it is alike.
-    async fn plan(&self, at: u64, total: u64) -> Outcome<Piece> {
-        let (zero_a, len_a) = self.status(self.a, at, total).await?;
-        let (zero_b, len_b) = self.status(self.b, at, total).await?;
-        let mut len = len_a.min(len_b);
-        if !(zero_a && zero_b) {
-            len = len.min(PIECE);
-        }
-        Ok(Piece { at, len, read_a: !zero_a, read_b: !zero_b })
-    }
-
-    /// Whether an image is known to read as zeroes at `at`, and for how many bytes that holds.
-    async fn status(&self, image: &Image, at: u64, total: u64) -> Outcome<(bool, u64)> {
-        if at >= image.length() {
-            return Ok((true, total - at));
-        }
-        let asked = chain::status(&image.node, at, image.length() - at).await;
-        let (status, _) = asked
-            .told(format!("Sector allocation test failed for {}", image.name))
-            .map_err(|f| f.with_status(NO_STATUS))?;
-        Ok((status.flags.contains(StatusFlags::ZERO), status.len))
-    }
-
-    /// The first offset at which the images differ.
-    async fn compare(&self, piece: Piece, buffers: &Mutex<Vec<IoVector>>) -> Outcome<Option<u64>> {
-        let mut a = self.read(self.a, piece, piece.read_a, buffers).await?;
-        let mut b = self.read(self.b, piece, piece.read_b, buffers).await?;
-        let difference = match (&a, &b) {
-            (Some(a), Some(b)) => first_difference(&a.view(), &b.view()),
-            (Some(data), None) | (None, Some(data)) => first_nonzero(&data.view()),
-            (None, None) => None,
-        };
-        let mut buffers = buffers.lock();
-        buffers.extend(a.take());
-        buffers.extend(b.take());
-        // Told by sectors, as QEMU does.
-        Ok(difference.map(|at| piece.at + (at / SECTOR * SECTOR) as u64))
-    }
-
-    async fn read(
-        &self,
-        image: &Image,
-        piece: Piece,
-        wanted: bool,
-        buffers: &Mutex<Vec<IoVector>>,
-    ) -> Outcome<Option<IoVector>> {
-        if !wanted {
+    /// The next piece; `None` at the end, and behind a difference that was found.
+    async fn plan(&self) -> Outcome<Option<Piece>> {
+        let mut next = self.next.lock().await;
+        let at = *next;
+        if at >= self.total.min(self.difference.load(Relaxed)) || self.board.is_stopped() {
             return Ok(None);
         }
-        let spare = buffers.lock().pop();
-        let mut data = match spare {
-            Some(data) if data.len() == piece.len as usize => data,
-            _ => IoVector::zeroed(piece.len as usize),
-        };
-        let read = image.node.read(piece.at, &mut data).await;
-        read.map_err(|error| {
-            Failure::new(format!("Error while reading offset {} of {}: {error}", piece.at, image.name))
-                .with_status(NO_READ)
-        })?;
-        Ok(Some(data))
+        let (flags_a, len_a) = self.a.status(at, self.total).await?;
+        let (flags_b, len_b) = self.b.status(at, self.total).await?;
+        if self.strict && flags_a != flags_b {
+            self.unlike.fetch_min(at, Relaxed);
+            *next = NONE;
+            return Ok(None);
+        }
+        let (zero_a, zero_b) = (flags_a.contains(StatusFlags::ZERO), flags_b.contains(StatusFlags::ZERO));
+        let mut len = len_a.min(len_b);
+        if !(zero_a && zero_b) {
+            len = len.min(PIECE - at % PIECE);
+        }
+        *next = at + len;
+        Ok(Some(Piece { at, len, read_a: !zero_a, read_b: !zero_b }))
     }
 }
 

@@ -13,6 +13,7 @@ mod compare;
 mod convert;
 mod create;
 mod creation;
+mod crew;
 mod dd;
 mod failure;
 mod help;

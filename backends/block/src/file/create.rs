@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rhea_async_io::{File, OpenOptions, unblock_io};
+use rhea_async_io::{File, OpenOptions};
 use rhea_options::{Options, Size};
 
 use super::lock::Locks;
@@ -95,7 +95,7 @@ pub(super) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
 async fn fill(file: &File, nocow: bool, hint: u32, size: u64, preallocation: Preallocation) -> Result<()> {
     file.set_length(0).context("Could not clear file")?;
     file.set_hints(nocow, hint);
-    grow(file.clone(), 0, size, preallocation).await
+    grow(file, 0, size, preallocation).await
 }
 
 /// "Creates" an image on a device: it is there already, and must be large enough.
@@ -115,7 +115,7 @@ pub(super) fn use_device(filename: &str, mut options: Options) -> Result<()> {
 }
 
 /// Moves a file's end, with storage for what is new. On an error the end is where it was.
-pub(super) async fn grow(file: File, old: u64, length: u64, preallocation: Preallocation) -> Result<()> {
+pub(super) async fn grow(file: &File, old: u64, length: u64, preallocation: Preallocation) -> Result<()> {
     if preallocation != Preallocation::Off && length < old {
         return Err(BlockError::unsupported("Preallocation can't be used for shrinking files"));
     }
@@ -124,16 +124,18 @@ pub(super) async fn grow(file: File, old: u64, length: u64, preallocation: Preal
         let _ = file.set_length(old);
     };
     match preallocation {
-        Preallocation::Off => file.set_length(length).context("Failed to resize file"),
+        Preallocation::Off => {
+            file.settled().await;
+            file.set_length(length).context("Failed to resize file")
+        }
         Preallocation::Metadata => Err(BlockError::unsupported("Unsupported preallocation mode: metadata")),
         Preallocation::Falloc | Preallocation::Full if length == old => Ok(()),
-        Preallocation::Falloc => {
-            unblock_io(move || allocate(&file, old, length).inspect_err(|_| back(&file)))
-                .await
-                .context("Could not preallocate data for the new file")
-        }
+        Preallocation::Falloc => file
+            .work_on(move |file| allocate(file, old, length).inspect_err(|_| back(file)))
+            .await
+            .context("Could not preallocate data for the new file"),
         Preallocation::Full => {
-            unblock_io(move || write_zeroes(&file, old, length).inspect_err(|_| back(&file))).await
+            file.work_on(move |file| write_zeroes(file, old, length).inspect_err(|_| back(file))).await
         }
     }
 }

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
 use parking_lot::Mutex;
-use rhea_async_io::{DirectAlignment, Extent, File, IoVector, IoView, OpenOptions, unblock_io};
+use rhea_async_io::{DirectAlignment, Extent, File, IoVector, IoView, OpenOptions};
 use rhea_options::Options;
 
 use super::lock::Locks;
@@ -124,6 +124,19 @@ impl FileNode {
         self.kind == Kind::Regular
     }
 
+    /// A write to `end` is on its way. If it is given up, it must be taken for done: what lies behind the end reads as
+    /// zeroes, and is relied on to.
+    fn reaching(&self, end: u64) -> Reaching<'_> {
+        Reaching { node: self, end }
+    }
+
+    /// After a write that failed: how far it came, only the file system knows.
+    fn ask_for_end(&self) {
+        if let Ok(status) = self.opened.load().file.status() {
+            self.reached(status.size);
+        }
+    }
+
     /// A write may have moved the end.
     fn reached(&self, end: u64) {
         if self.is_regular() && end > self.length.load(Relaxed) {
@@ -148,7 +161,7 @@ impl FileNode {
             return Ok(false);
         }
         let file = self.file();
-        attempted(&self.missing.discard, unblock_io(move || file.discard_blocks(offset, len)).await)
+        attempted(&self.missing.discard, file.work_on(move |file| file.discard_blocks(offset, len)).await)
     }
 
     /// Zeroes for file systems that can only make holes (tmpfs): holes where there was data, then storage for the range.
@@ -165,14 +178,26 @@ impl FileNode {
     }
 
     /// Copies within the host's file system, if it can.
-    async fn copy_from(&self, from: &File, mut at: u64, mut to: u64, mut len: u64) -> Result<()> {
+    async fn copy_from(&self, from: &File, at: u64, to: u64, len: u64) -> Result<()> {
         let file = self.file();
+        let reaching = self.reaching(to + len);
+        let result = self.copy_pieces(from, &file, at, to, len).await;
+        reaching.end(result)
+    }
+
+    async fn copy_pieces(
+        &self,
+        from: &File,
+        file: &File,
+        mut at: u64,
+        mut to: u64,
+        mut len: u64,
+    ) -> Result<()> {
         while len > 0 {
-            match from.copy_range(at, &file, to, len).await {
+            match from.copy_range(at, file, to, len).await {
                 // The source is shorter than was said.
                 Ok(0) => return Err(BlockError::os(libc::ENOTSUP)),
                 Ok(copied) => {
-                    self.reached(to + copied);
                     at += copied;
                     to += copied;
                     len -= copied;
@@ -206,11 +231,37 @@ impl FileNode {
     }
 }
 
+/// A write that may move the file's end; see [`FileNode::reaching`].
+struct Reaching<'a> {
+    node: &'a FileNode,
+    end: u64,
+}
+
+impl Reaching<'_> {
+    /// The write has ended.
+    fn end<T>(mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.end = 0;
+            self.node.ask_for_end();
+        }
+        result
+    }
+}
+
+impl Drop for Reaching<'_> {
+    fn drop(&mut self) {
+        self.node.reached(self.end);
+    }
+}
+
 impl Drop for FileNode {
     fn drop(&mut self) {
         // Closing the descriptor would do it, but not at once if the kernel has not let go of the last request yet.
-        if let Some(locks) = &mut self.locks {
-            locks.get_mut().give_back(&self.opened.load().file);
+        let opened = self.opened.load();
+        if let Some(locks) = &mut self.locks
+            && opened.file.is_settled()
+        {
+            locks.get_mut().give_back(&opened.file);
         }
     }
 }
@@ -247,9 +298,8 @@ impl Node for FileNode {
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, _: WriteFlags) -> Result<()> {
-        self.file().write_vectored_at(&data, offset).await?;
-        self.reached(offset + data.len() as u64);
-        Ok(())
+        let reaching = self.reaching(offset + data.len() as u64);
+        reaching.end(self.file().write_vectored_at(&data, offset).await.map_err(BlockError::from))
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: WriteFlags) -> Result<()> {
@@ -260,13 +310,16 @@ impl Node for FileNode {
         {
             return Ok(());
         }
-        let done = self.try_fallocate(&self.missing.zero_range, FALLOC_FL_ZERO_RANGE, offset, len).await?
-            || (self.is_regular() && self.zero_by_holes(offset, len).await?);
-        if !done {
-            return Err(BlockError::os(libc::ENOTSUP));
+        let reaching = self.reaching(end);
+        let mut done = self.try_fallocate(&self.missing.zero_range, FALLOC_FL_ZERO_RANGE, offset, len).await;
+        if matches!(done, Ok(false)) && self.is_regular() {
+            done = self.zero_by_holes(offset, len).await;
         }
-        self.reached(end);
-        Ok(())
+        let done = done.and_then(|done| match done {
+            true => Ok(()),
+            false => Err(BlockError::os(libc::ENOTSUP)),
+        });
+        reaching.end(done)
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {
@@ -322,7 +375,7 @@ impl Node for FileNode {
         if !self.is_regular() {
             return self.truncate_device(length, how);
         }
-        create::grow(self.file(), self.length(), length, how.preallocation).await?;
+        create::grow(&self.file(), self.length(), length, how.preallocation).await?;
         self.length.store(length, SeqCst);
         Ok(())
     }
@@ -354,7 +407,9 @@ impl Node for FileNode {
 
     async fn set_permissions(&self, needed: Permissions, shared: Permissions) -> Result<()> {
         let Some(locks) = &self.locks else { return Ok(()) };
-        let opened = self.opened.load();
+        let opened = self.opened.load_full();
+        // What is still to be written is written under the old locks.
+        opened.file.settled().await;
         let shared = match opened.flags.contains(OpenFlags::FORCE_SHARE) {
             true => Permissions::all(),
             false => shared,
@@ -370,6 +425,7 @@ impl Node for FileNode {
 
     async fn reopen(&self, flags: OpenFlags, mut options: Options) -> Result<()> {
         let now = self.opened.load_full();
+        now.file.settled().await;
         let mut flags = flags;
         super::take_aio(&mut options, &mut flags)?;
         if options.take::<String>("filename")?.is_some_and(|filename| filename != self.filename) {
@@ -391,6 +447,11 @@ impl Node for FileNode {
             held.give_back(&now.file);
         }
         self.opened.store(Arc::new(opened));
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.file().settled().await;
         Ok(())
     }
 

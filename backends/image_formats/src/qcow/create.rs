@@ -35,8 +35,8 @@ pub(super) async fn create(context: &CreateContext<'_>, filename: &str, mut opti
         return Err(BlockError::new(libc::EFBIG, "The image size is too large for file format 'qcow'"));
     }
     let file = create_file(context, filename).await?;
-    // Files are whole sectors, so that readers that want those find the table.
-    let end = (header.l1_offset + header.l1_entries() * 8).next_multiple_of(512);
+    // The table has room for whole sectors, and the file is whole sectors: readers may ask for those.
+    let end = (header.l1_offset + (header.l1_entries() * 8).next_multiple_of(512)).next_multiple_of(512);
     file.write_zeroes(0, end, WriteFlags::empty()).await?;
     file.write_bytes(0, &header.build()).await?;
     finish_file(file).await

@@ -58,7 +58,6 @@ impl Check<'_> {
     async fn run(&mut self) -> Result<()> {
         let l1 = self.header.l1_table_offset;
         self.claim(l1, self.header.table_size.into());
-        let mut last = 0;
         let mut at = 0;
         let table_len = self.header.table_len();
         while at < table_len {
@@ -74,7 +73,7 @@ impl Check<'_> {
                 }
                 // A table that another entry refers to as well is not gone through again.
                 if self.claim(offset, self.header.table_size.into()) {
-                    self.check_l2(offset, &mut last).await?;
+                    self.check_l2(offset).await?;
                 }
             }
             at += entries.len() as u64 * 8;
@@ -82,7 +81,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn check_l2(&mut self, table: u64, last: &mut u64) -> Result<()> {
+    async fn check_l2(&mut self, table: u64) -> Result<()> {
+        let mut last = 0u64;
         let mut at = 0;
         while at < self.header.table_len() {
             let entries = self.read_entries(table, at).await?;
@@ -97,10 +97,10 @@ impl Check<'_> {
                 }
                 if valid || !self.repair {
                     self.result.allocated_clusters += 1;
-                    if *last != 0 && last.wrapping_add(self.header.cluster_size.into()) != offset {
+                    if last != 0 && last.wrapping_add(self.header.cluster_size.into()) != offset {
                         self.result.fragmented_clusters += 1;
                     }
-                    *last = offset;
+                    last = offset;
                 }
                 if !valid {
                     continue;

@@ -216,9 +216,14 @@ impl NbdNode {
     }
 }
 
-/// Sends the writes again that a server may have lost.
+/// Sends the writes again that a server may have lost, and has it keep them this time.
 async fn replay(journal: &Journal, connection: &Connection) -> Result<()> {
-    for entry in journal.entries() {
+    let mark = journal.mark();
+    let entries = journal.entries();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    for entry in entries {
         let (_, result) = match &entry.change {
             Change::Data(data) => {
                 let range = (entry.offset, data.len() as u64);
@@ -233,13 +238,19 @@ async fn replay(journal: &Journal, connection: &Connection) -> Result<()> {
                 connection.request(flags, command::WRITE_ZEROES, range, None, Expects::Nothing).await
             }
         };
-        match result {
-            Ok(()) => {}
-            Err(Failure::Server(error)) => return Err(error),
-            Err(Failure::Broken) => return Err(BlockError::os(libc::EIO)),
-        }
+        result.map_err(error_of)?;
     }
+    let flags = CommandFlags::empty();
+    connection.request(flags, command::FLUSH, (0, 0), None, Expects::Nothing).await.1.map_err(error_of)?;
+    journal.flushed(mark);
     Ok(())
+}
+
+fn error_of(failure: Failure) -> BlockError {
+    match failure {
+        Failure::Server(error) => error,
+        Failure::Broken => BlockError::os(libc::EIO),
+    }
 }
 
 #[async_trait]

@@ -41,8 +41,8 @@ pub(super) async fn run(
         sending: AsyncMutex::new(()),
         budget: Arc::default(),
     });
-    let reading = std::pin::pin!(connection.receive());
-    let result = match select(reading, std::pin::pin!(stop)).await {
+    // A request of which a part has arrived is forgotten with the future.
+    let result = match select(Box::pin(connection.receive()), std::pin::pin!(stop)).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Ok(()),
     };

@@ -30,10 +30,12 @@ use rhea_block::{BlockError, BlockNode, CheckResult, Repair, Result};
 
 use self::refcounts::{Block, Pass};
 use crate::counts::Counts;
+use crate::finish::finish;
 use crate::geometry::Geometry;
 use crate::header::{Header, Incompatible};
 use crate::image::{Exclusive, Image};
 use crate::snapshot::table::{self, Leniency, Snapshot, TableLocation};
+use crate::structures::unsound;
 
 /// A check under way.
 struct Check<'a> {
@@ -80,8 +82,12 @@ struct Check<'a> {
 
 /// Checks the image and repairs what is asked for.
 pub(crate) async fn check(image: &Image, repair: Repair) -> Result<CheckResult> {
-    let exclusive = image.exclusive().await;
-    check_held(image, repair, &exclusive).await
+    let this = image.arc();
+    finish(async move {
+        let exclusive = this.exclusive().await;
+        check_held(&this, repair, &exclusive).await
+    })
+    .await
 }
 
 /// Like [`check`], for who holds the image alone already.
@@ -109,26 +115,28 @@ pub(crate) async fn check_held(image: &Image, repair: Repair, held: &Exclusive<'
 pub(crate) async fn change_refcount_order(image: &Image, order: u32, _held: &Exclusive<'_>) -> Result<()> {
     image.write_back().await?;
     let mut check = Check::new(image, Repair::default());
-    check.counts = Counts::new(Geometry { refcount_order: order, ..check.geometry }.max_refcount());
     check.read_snapshots().await?;
     check.count_references().await?;
     if let Some(message) = check.result.messages.first() {
-        let overflow = message.starts_with("ERROR: overflow");
-        return Err(match overflow {
-            true => BlockError::new(
-                libc::ENOTSUP,
-                format!(
-                    "Cannot decrease refcount entry width to {} bits: a cluster has more references",
-                    1 << order
-                ),
-            ),
-            false => BlockError::new(libc::EIO, message.clone())
-                .with_hint("Check the image first, by 'qemu-img check'."),
-        });
+        return Err(unsound(message.clone()));
     }
     if check.rebuild || check.unseen || check.result.check_errors != 0 {
-        return Err(BlockError::new(libc::EIO, "the image's tables are not sound; check it first"));
+        return Err(unsound("the image's tables are not sound".into()));
     }
+    let max = Geometry { refcount_order: order, ..check.geometry }.max_refcount();
+    let mut too_high = None;
+    check.counts.each_in(0, u64::MAX, |cluster, count| {
+        too_high = (count > max).then_some((cluster, count));
+        too_high.is_none()
+    });
+    if let Some((cluster, count)) = too_high {
+        return Err(BlockError::invalid(format!(
+            "Cannot decrease refcount entry width to {} bits: Cluster at offset 0x{:x} has a refcount of {count}",
+            1 << order,
+            cluster << check.geometry.cluster_bits
+        )));
+    }
+    check.counts.set_max(max);
     let rebuilt = check.rebuild_refcounts(order).await;
     let reloaded = image.reload().await;
     rebuilt.and(reloaded)

@@ -14,6 +14,25 @@ use crate::structures::{IN_FLIGHT, load, read_refcount_table, read_vector, store
 /// Bytes of refcount blocks that [`Actual`] keeps.
 const CACHE: u64 = 16 << 20;
 
+/// The lower bit of every count in a word of counts.
+const LOW: u64 = 0x5555_5555_5555_5555;
+
+/// 32 refcounts from an index on, two bits each; 3 stands for any that is larger than 2.
+fn pack(order: u32, block: &[u8], index: usize) -> u64 {
+    let mut word = 0;
+    if order == 4 {
+        // The width of all images that were not told otherwise.
+        for (i, bytes) in block[index * 2..index * 2 + 64].chunks_exact(2).enumerate() {
+            word |= u64::from(u16::from_be_bytes([bytes[0], bytes[1]]).min(3)) << (2 * i);
+        }
+        return word;
+    }
+    for i in 0..32 {
+        word |= load(order, block, index + i).min(3) << (2 * i);
+    }
+    word
+}
+
 /// What a refcount table entry is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Block {
@@ -159,22 +178,35 @@ impl Check<'_> {
         };
         let bytes = data.as_mut_slice().expect("a fresh vector is one segment");
         let mut changed = false;
-        for cluster in first..last {
-            let index = (cluster - first) as usize;
-            // The widest case by far, and the one all images have that were not told otherwise.
-            let actual = match order {
-                4 => u64::from(u16::from_be_bytes([bytes[index * 2], bytes[index * 2 + 1]])),
-                _ => load(order, bytes, index),
-            };
-            let count = self.counts.get(cluster);
-            if actual | count == 0 {
+        let mut group = first;
+        while group < last {
+            let end = last.min(group + 32);
+            let packed = self.counts.packed(group);
+            if end == group + 32
+                && packed & packed >> 1 & LOW == 0
+                && pack(order, bytes, (group - first) as usize) == packed
+            {
+                // Nearly always: all alike, and none larger than 2.
+                if packed != 0 {
+                    self.end_cluster = group + 32 - u64::from(packed.leading_zeros()) / 2;
+                }
+                group = end;
                 continue;
             }
-            self.end_cluster = cluster + 1;
-            if actual != count && self.mismatch(cluster, actual, count, pass) {
-                store(order, bytes, index, count);
-                changed = true;
+            for cluster in group..end {
+                let index = (cluster - first) as usize;
+                let actual = load(order, bytes, index);
+                let count = self.counts.get(cluster);
+                if actual | count == 0 {
+                    continue;
+                }
+                self.end_cluster = cluster + 1;
+                if actual != count && self.mismatch(cluster, actual, count, pass) {
+                    store(order, bytes, index, count);
+                    changed = true;
+                }
             }
+            group = end;
         }
         if changed {
             let Some(Block::At(offset)) = self.blocks.get(loaded.index as usize) else {

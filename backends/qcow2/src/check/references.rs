@@ -42,6 +42,14 @@ impl Times {
     const SNAPSHOT: Self = Self { references: 1, active: 0 };
 }
 
+/// Clusters in a row.
+#[derive(Debug, Default)]
+struct Run {
+    first: u64,
+    len: u64,
+    copied: bool,
+}
+
 /// L2 tables that were met.
 #[derive(Default)]
 pub(super) struct Visited {
@@ -102,14 +110,7 @@ impl Check<'_> {
         for cluster in offset >> self.geometry.cluster_bits..=(end - 1) >> self.geometry.cluster_bits {
             let lost = self.counts.add(cluster, times);
             if lost != 0 {
-                self.corrupt(
-                    lost,
-                    format!(
-                        "ERROR: overflow cluster offset=0x{:x}\nUse qemu-img amend to increase the refcount entry \
-                         width or qemu-img convert to create a clean copy if the image cannot be opened for writing",
-                        cluster << self.geometry.cluster_bits
-                    ),
-                );
+                self.overflow(cluster, lost);
             }
         }
         true
@@ -306,9 +307,15 @@ impl Check<'_> {
     /// Counts what an L2 table names.
     async fn count_l2(&mut self, table: u64, bytes: &[u8], times: Times) -> Result<()> {
         let mut expected = 0;
+        let mut run = Run::default();
+        let plain = !self.external && !self.geometry.has_subclusters() && times == Times::ACTIVE;
         for index in 0..1usize << self.geometry.l2_bits {
             let entry = L2Entry::load(&self.geometry, bytes, index);
             if entry == L2Entry::default() {
+                continue;
+            }
+            if plain && self.is_plain_data(entry.descriptor) {
+                self.count_plain_data(entry.descriptor, &mut run, &mut expected);
                 continue;
             }
             if entry.is_compressed() {
@@ -317,7 +324,54 @@ impl Check<'_> {
                 self.count_standard(table, entry, index, times, &mut expected).await?;
             }
         }
+        self.count_run(run);
         Ok(())
+    }
+
+    /// Whether an entry is as nearly all are: an aligned cluster within the file, and nothing else to say of it.
+    fn is_plain_data(&self, descriptor: u64) -> bool {
+        let offset = descriptor & !COPIED;
+        offset & (OFFSET_MASK ^ (self.geometry.cluster_size - 1) & OFFSET_MASK) == offset
+            && offset != 0
+            && offset + self.geometry.cluster_size <= self.file_length
+    }
+
+    /// Clusters that follow each other are counted together.
+    fn count_plain_data(&mut self, descriptor: u64, run: &mut Run, expected: &mut u64) {
+        let (offset, copied) = (descriptor & !COPIED, descriptor & COPIED != 0);
+        let cluster = offset >> self.geometry.cluster_bits;
+        if cluster == run.first + run.len && copied == run.copied {
+            run.len += 1;
+        } else {
+            self.count_run(std::mem::replace(run, Run { first: cluster, len: 1, copied }));
+        }
+        self.result.allocated_clusters += 1;
+        if *expected != 0 && offset != *expected {
+            self.result.fragmented_clusters += 1;
+        }
+        *expected = offset + self.geometry.cluster_size;
+    }
+
+    fn count_run(&mut self, run: Run) {
+        let mut full = Vec::new();
+        self.counts.add_run(run.first, run.len, |cluster| full.push(cluster));
+        for cluster in full {
+            self.overflow(cluster, 1);
+        }
+        let set = if run.copied { &mut self.copied } else { &mut self.not_copied };
+        set.add_run(run.first, run.len, |_| ());
+    }
+
+    /// A cluster has more references than its refcount can say.
+    fn overflow(&mut self, cluster: u64, times: u64) {
+        self.corrupt(
+            times,
+            format!(
+                "ERROR: overflow cluster offset=0x{:x}\nUse qemu-img amend to increase the refcount entry width or \
+                 qemu-img convert to create a clean copy if the image cannot be opened for writing",
+                cluster << self.geometry.cluster_bits
+            ),
+        );
     }
 
     fn count_compressed(&mut self, entry: L2Entry, index: usize, times: Times) {

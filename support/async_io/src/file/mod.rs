@@ -2,6 +2,7 @@
 
 mod device;
 mod lock;
+mod unattended;
 
 use std::ffi::CString;
 use std::io;
@@ -13,11 +14,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::executor::take_turns;
-use crate::operation::{Request, Submission};
+use crate::operation::{LARGE, Request, Submission};
 use crate::pool::unblock_io;
 use crate::{IoVector, IoView};
 
 pub use device::DirectAlignment;
+pub(crate) use unattended::Unattended;
 
 /// How a file is opened. Always close-on-exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +50,7 @@ pub(crate) struct OpenFile {
     fd: OwnedFd,
     only_threads: bool,
     direct: bool,
+    unattended: Unattended,
     /// Reading what is in the page cache (`RWF_NOWAIT`).
     cached_reads: QuickWay,
     /// Writing to the page cache, which takes no longer than to have another thread do it, unless the system makes
@@ -58,6 +61,15 @@ pub(crate) struct OpenFile {
 impl OpenFile {
     pub(crate) fn only_threads(&self) -> bool {
         self.only_threads
+    }
+
+    /// Whether it is read and written through the page cache.
+    pub(crate) fn is_cached(&self) -> bool {
+        !self.direct
+    }
+
+    pub(crate) fn unattended(&self) -> &Unattended {
+        &self.unattended
     }
 }
 
@@ -255,6 +267,7 @@ impl File {
                 fd,
                 only_threads: options.only_threads,
                 direct: options.direct,
+                unattended: Unattended::default(),
                 cached_reads,
                 cached_writes,
             }),
@@ -352,6 +365,7 @@ impl File {
     ///
     /// For a caller that gives up, the memory is gone: `data` is shorter, or empty.
     pub async fn read_vectored_at(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
+        self.settled().await;
         take_turns(data.len()).await;
         let mut done = self.read_cached(data, offset)?;
         while done < data.len() {
@@ -386,7 +400,7 @@ impl File {
     fn read_cached(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
         const MOST: u32 = 5;
         let quick = &self.open.cached_reads;
-        if !quick.worth_a_try() {
+        if data.len() >= LARGE || !quick.worth_a_try() {
             return Ok(0);
         }
         let iovecs = data.iovecs();
@@ -414,6 +428,7 @@ impl File {
 
     /// Writes all of `data` to the file. On an error, or for a caller that gives up, any part of it may be written.
     pub async fn write_vectored_at(&self, data: &IoView<'_>, offset: u64) -> io::Result<()> {
+        self.settled().await;
         take_turns(data.len()).await;
         let mut done = self.write_cached(data, offset)?;
         while done < data.len() {
@@ -451,6 +466,7 @@ impl File {
 
     /// `fdatasync`: all data written before, and what is needed to find it, is on stable storage when this ends.
     pub async fn sync_data(&self) -> io::Result<()> {
+        self.settled().await;
         perform(Request::SyncData { file: self.open.clone() }).await.0.map(drop)
     }
 
@@ -458,6 +474,7 @@ impl File {
     pub async fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
         offset_of(offset)?;
         offset_of(len)?;
+        self.settled().await;
         perform(Request::Allocate { file: self.open.clone(), mode, offset, len }).await.0.map(drop)
     }
 
@@ -465,9 +482,10 @@ impl File {
     /// which may be fewer than asked for; 0 at the file's end. Errors of `copy_file_range`.
     pub async fn copy_range(&self, offset: u64, to: &Self, to_offset: u64, len: u64) -> io::Result<u64> {
         let (mut from_at, mut to_at) = (offset_of(offset)?, offset_of(to_offset)?);
-        let (from, to) = (self.clone(), to.clone());
+        self.settled().await;
+        let from = self.clone();
         let len = len.min(1 << 30) as usize;
-        unblock_io(move || {
+        to.work_on(move |to| {
             retry(|| {
                 // SAFETY: our descriptors, and two numbers that live through the call.
                 let copied = unsafe {
@@ -477,6 +495,34 @@ impl File {
             })
         })
         .await
+    }
+
+    /// Waits until every change whose caller has given up has ended. The operations that are `async` do so themselves.
+    pub async fn settled(&self) {
+        if !self.is_settled() {
+            self.open.unattended.none().await;
+        }
+    }
+
+    /// Whether no change is under way whose caller has given up.
+    pub fn is_settled(&self) -> bool {
+        self.open.unattended.is_none()
+    }
+
+    /// Has a thread work on the file. If the caller gives up, the work is done all the same, and later operations wait
+    /// for it.
+    pub async fn work_on<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> T + Send + 'static) -> T {
+        self.settled().await;
+        let file = self.clone();
+        let (attended, worker) = unattended::attend(self.open.clone());
+        let result = unblock_io(move || {
+            let result = work(&file);
+            drop(worker);
+            result
+        })
+        .await;
+        drop(attended);
+        result
     }
 
     /// Asks the file system not to copy on write (`nocow`), and to allocate in pieces of `extent_size` bytes (0: no

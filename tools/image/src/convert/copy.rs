@@ -1,57 +1,53 @@
 //! Moving the data of a conversion.
 //!
 //! ```text
-//!   plan (block status) ──▶ read, several at a time ──▶ write, several at a time
+//!            ┌▶ lane: read ─▶ look for zeroes ─▶ write ─┐
+//!   plan ────┼▶ lane: …                                 ├─▶ target
+//!            └▶ lane: …                                 ┘
 //! ```
 //!
-//! The plan follows the sources' block status, so that holes cost nothing. Unless any order will do (`-W`), writes are
-//! started in the order of the disk, which gives formats that allocate as they go (qcow2) a target in order; they need not
-//! have ended for the next to start. Memory is bounded by the pieces under way: [`Width`] of at most [`PIECE`] bytes, as
-//! much as QEMU takes.
+//! The plan follows the sources' block status, so that holes cost nothing. Lanes take one piece of it after the other; they
+//! are spread over threads, so that a piece stays in one core's cache from the read to the write. Unless any order will do
+//! (`-W`), writes are *started* in the order of the disk, which gives formats that allocate as they go a target in order;
+//! they need not have ended for the next to start, except for formats whose files are written from the front to the end.
+//! Memory is bounded by a buffer a lane.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, Stream, StreamExt};
-use parking_lot::Mutex;
+use async_lock::{Mutex as AsyncMutex, MutexGuardArc};
+use futures_util::future::{poll_immediate, try_join_all};
 use rhea_async_io::{IoVector, IoView, Timer};
 use rhea_block::{BlockError, BlockNode, WriteFlags};
 
 use super::source::{Kind, Sources};
+use crate::crew::{self, Board};
 use crate::failure::{Failure, Outcome};
 use crate::progress::Meter;
 
 /// Bytes that are read and written at a time.
-const PIECE: u64 = 2 << 20;
+const PIECE: u64 = 1 << 20;
+/// … where they are compressed cluster by cluster: small, so that clusters end up next to their neighbours.
+const COMPRESSED_PIECE: u64 = 64 << 10;
 /// Zeroes are written in pieces of this size, so that progress is seen.
 const ZERO_PIECE: u64 = 256 << 20;
 /// The unit in which what can be read is salvaged.
 const SECTOR: u64 = 512;
 
-/// How many pieces are under way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Width {
-    reads: usize,
-    writes: usize,
-}
-
-impl Width {
-    /// `wanted` is `-m`.
-    pub fn new(wanted: Option<usize>, compress: bool) -> Self {
-        let all = wanted.unwrap_or(8);
-        if compress {
-            // Writes are single clusters, each busy on a core.
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let writes = wanted.unwrap_or_else(|| all.max(2 * cores));
-            return Self { reads: all.div_ceil(2), writes };
-        }
-        Self { reads: all.div_ceil(2), writes: (all / 2).max(1) }
-    }
+/// When a write may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// At any time.
+    Any,
+    /// When the one before it has started.
+    Started,
+    /// When the one before it has ended.
+    Ended,
 }
 
 /// A conversion's data, and how it is to be moved.
-pub(super) struct Copier<'a> {
-    pub sources: &'a Sources,
+pub(super) struct Copier {
+    pub sources: Sources,
     pub target: Arc<BlockNode>,
     /// The target has a backing file, and what the source's layer does not hold is left to it.
     pub keeps_backing: bool,
@@ -61,117 +57,131 @@ pub(super) struct Copier<'a> {
     pub sparse: u64,
     /// Data is written compressed, in clusters of this size.
     pub cluster: Option<u64>,
-    /// Writes must follow each other.
-    pub one_by_one: bool,
-    pub any_order: bool,
+    pub order: Order,
     pub offload: bool,
     pub salvage: bool,
     pub quiet: bool,
-    pub width: Width,
+    /// Pieces under way at a time.
+    pub lanes: usize,
     /// Bytes per second at most.
     pub rate: Option<u64>,
-    pub program: &'a str,
+    pub program: String,
+}
+
+/// How far the plan has come.
+struct Plan {
+    at: u64,
+    /// What is known of the bytes at `at`, and of how many.
+    known: Option<(Kind, u64)>,
+    /// Free when the last planned piece lets the next one write.
+    turn: Arc<AsyncMutex<()>>,
+    started: Instant,
 }
 
 /// A stretch to be moved.
-#[derive(Debug)]
 struct Piece {
     at: u64,
     len: u64,
     kind: Kind,
+    turn: Turn,
 }
 
-/// A piece that has been read.
-struct Loaded {
-    at: u64,
-    len: u64,
-    /// `None`: nothing to write but zeroes, or nothing at all.
-    contents: Contents,
+/// A piece's place in the order of writes.
+struct Turn {
+    /// Free when it is this piece's turn.
+    mine: Arc<AsyncMutex<()>>,
+    /// Held until it is the next one's.
+    next: Option<MutexGuardArc<()>>,
 }
 
-enum Contents {
-    Data(IoVector),
-    Zero,
-    /// Done, or nothing to do.
-    Nothing,
+/// A copier at work, shared by its threads.
+struct Work {
+    copier: Copier,
+    plan: AsyncMutex<Plan>,
+    board: Arc<Board>,
+    threads: usize,
 }
 
-/// Buffers that go round.
-#[derive(Default)]
-struct Buffers(Mutex<Vec<IoVector>>);
-
-impl Buffers {
-    fn take(&self, len: usize) -> IoVector {
-        // Most pieces are as long as can be; for others a buffer is made.
-        let spare = if len as u64 == PIECE { self.0.lock().pop() } else { None };
-        spare.unwrap_or_else(|| IoVector::zeroed(len))
-    }
-
-    fn give(&self, buffer: IoVector) {
-        if buffer.len() as u64 == PIECE {
-            self.0.lock().push(buffer);
-        }
-    }
-}
-
-impl Copier<'_> {
+impl Copier {
     /// Copies everything.
-    pub async fn run(&self, meter: &Meter) -> Outcome<()> {
+    pub async fn run(self, meter: &Meter) -> Outcome<()> {
         let total = self.sources.length();
-        let buffers = Buffers::default();
-        let started = Instant::now();
-        let mut done = 0;
-        let writes = if self.one_by_one { 1 } else { self.width.writes };
-        let mut moved = std::pin::pin!(self.moved(&buffers, writes));
-        while let Some(len) = moved.next().await {
-            done += len?;
-            meter.advance(done, total)?;
-            if let Some(rate) = self.rate {
-                // What is under way already goes on meanwhile; the next pieces wait.
-                let due = Duration::from_secs_f64(done as f64 / rate as f64);
-                let elapsed = started.elapsed();
-                if due > elapsed {
-                    Timer::after(due - elapsed).await;
-                }
-            }
+        let threads = crew::threads(total, self.lanes);
+        let board = Arc::new(Board::default());
+        let plan = Plan { at: 0, known: None, turn: Arc::default(), started: Instant::now() };
+        let work =
+            Arc::new(Work { copier: self, plan: AsyncMutex::new(plan), board: board.clone(), threads });
+        let lanes = move || {
+            let work = work.clone();
+            async move { work.lanes().await }
+        };
+        crew::run(threads, &board, meter, total, lanes).await
+    }
+}
+
+impl Work {
+    /// What one thread does.
+    async fn lanes(&self) -> Outcome<()> {
+        let lanes = (0..self.copier.lanes.div_ceil(self.threads)).map(|_| self.lane());
+        try_join_all(lanes).await.map(drop)
+    }
+
+    async fn lane(&self) -> Outcome<()> {
+        let mut buffer = IoVector::default();
+        while let Some(piece) = self.next().await? {
+            let len = piece.len;
+            self.copier.move_piece(piece, &mut buffer).await?;
+            self.board.advance(len);
         }
         Ok(())
     }
 
-    /// The whole pipeline: the lengths of pieces as they are done.
-    fn moved<'s>(&'s self, buffers: &'s Buffers, writes: usize) -> impl Stream<Item = Outcome<u64>> + 's {
-        let loaded = self.pieces().map(move |piece| async move { self.load(piece?, buffers).await });
-        let loaded = match self.any_order {
-            true => loaded.buffer_unordered(self.width.reads).left_stream(),
-            false => loaded.buffered(self.width.reads).right_stream(),
-        };
-        let parts = loaded.flat_map(move |loaded| match (loaded, self.cluster) {
-            (Ok(loaded), Some(cluster)) => stream::iter(clusters(loaded, cluster)).map(Ok).left_stream(),
-            (other, _) => stream::iter([other]).right_stream(),
-        });
-        parts.map(move |loaded| async move { self.store(loaded?, buffers).await }).buffer_unordered(writes)
-    }
-
-    /// The plan.
-    fn pieces(&self) -> impl Stream<Item = Outcome<Piece>> + '_ {
-        let total = self.sources.length();
-        stream::unfold((Some(0), None::<(Kind, u64)>), move |(at, known)| async move {
-            let at: u64 = at.filter(|at| *at < total)?;
-            let known = match known {
-                Some(known) => Ok(known),
-                None => self.status(at).await,
+    /// The next piece of the plan.
+    async fn next(&self) -> Outcome<Option<Piece>> {
+        let copier = &self.copier;
+        let total = copier.sources.length();
+        let mut plan = self.plan.lock().await;
+        loop {
+            let at = plan.at;
+            if at >= total || self.board.is_stopped() {
+                return Ok(None);
+            }
+            let (kind, len) = match plan.known.take() {
+                Some(known) => known,
+                None => copier.status(at).await.map_err(|failure| {
+                    failure.context(format!("error while reading block status at offset {at}"))
+                })?,
             };
-            let (kind, len) = match known {
-                Ok(known) => known,
-                Err(failure) => {
-                    let told = failure.context(format!("error while reading block status at offset {at}"));
-                    return Some((Err(told), (None, None)));
+            let piece = len.min(copier.piece_length(kind, at));
+            plan.known = (len > piece).then_some((kind, len - piece));
+            plan.at = at + piece;
+            if copier.has_nothing_to_do(kind) {
+                self.board.advance(piece);
+                continue;
+            }
+            if let Some(rate) = copier.rate {
+                // What is under way already goes on meanwhile; the next pieces wait.
+                let due = Duration::from_secs_f64(at as f64 / rate as f64);
+                if let Some(wait) = due.checked_sub(plan.started.elapsed()) {
+                    Timer::after(wait).await;
                 }
-            };
-            let piece = len.min(self.piece_length(kind, at));
-            let rest = (len > piece).then_some((kind, len - piece));
-            Some((Ok(Piece { at, len: piece, kind }), (Some(at + piece), rest)))
-        })
+            }
+            let after: Arc<AsyncMutex<()>> = Arc::default();
+            let next = after.try_lock_arc();
+            let mine = std::mem::replace(&mut plan.turn, after);
+            return Ok(Some(Piece { at, len: piece, kind, turn: Turn { mine, next } }));
+        }
+    }
+}
+
+impl Copier {
+    /// Whether the target has the right bytes already.
+    fn has_nothing_to_do(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Behind => true,
+            Kind::Zero => self.is_zero && self.sparse != 0,
+            Kind::Data => false,
+        }
     }
 
     /// What begins at `at`; stretches that are written in clusters end where clusters do.
@@ -198,39 +208,66 @@ impl Copier<'_> {
     }
 
     fn piece_length(&self, kind: Kind, at: u64) -> u64 {
+        let data = match self.cluster {
+            Some(cluster) => cluster.max(COMPRESSED_PIECE),
+            None => PIECE,
+        };
         let longest = match kind {
-            Kind::Data => PIECE,
-            Kind::Zero if self.sparse == 0 => PIECE,
-            Kind::Zero | Kind::Behind => ZERO_PIECE,
+            Kind::Zero | Kind::Behind if self.sparse != 0 => ZERO_PIECE,
+            _ => data,
         };
         // Pieces end at round offsets, where clusters and blocks of the target do.
         longest - at % longest
     }
 
-    async fn load(&self, piece: Piece, buffers: &Buffers) -> Outcome<Loaded> {
-        let Piece { at, len, kind } = piece;
-        let contents = match kind {
-            Kind::Behind => Contents::Nothing,
-            Kind::Zero if self.sparse == 0 => {
-                let mut data = buffers.take(len as usize);
-                data.fill(0..len as usize, 0);
-                Contents::Data(data)
-            }
-            Kind::Zero => Contents::Zero,
-            Kind::Data if self.offload && self.offloaded(at, len).await? => Contents::Nothing,
-            Kind::Data => {
-                let mut data = buffers.take(len as usize);
-                let (node, offset) = self.sources.locate(at)?;
-                if let Err(error) = node.read(offset, &mut data).await {
-                    if !self.salvage {
-                        return Err(Failure::new(format!("error while reading at byte {at}: {error}")));
+    /// Reads a piece and writes it when it is its turn.
+    async fn move_piece(&self, piece: Piece, buffer: &mut IoVector) -> Outcome<()> {
+        let Piece { at, len, kind, mut turn } = piece;
+        let is_copied = kind == Kind::Data && self.offload && self.offloaded(at, len).await?;
+        if is_copied {
+            return Ok(());
+        }
+        let has_data = kind == Kind::Data || self.sparse == 0;
+        let rest = if has_data { self.load(at, len, kind, buffer).await? } else { IoVector::default() };
+        if self.order != Order::Any {
+            drop(turn.mine.lock().await);
+        }
+        let stored = {
+            let mut storing = std::pin::pin!(self.store(at, len, has_data.then_some(&*buffer)));
+            match self.order {
+                Order::Started => match poll_immediate(&mut storing).await {
+                    Some(stored) => stored,
+                    None => {
+                        // Under way: the next one may start.
+                        turn.next = None;
+                        storing.await
                     }
-                    data = self.salvaged(at, len).await?;
-                }
-                Contents::Data(data)
+                },
+                Order::Any | Order::Ended => storing.await,
             }
         };
-        Ok(Loaded { at, len, contents })
+        buffer.append(rest);
+        stored.map_err(|error| Failure::new(format!("error while writing at byte {at}: {error}")))
+    }
+
+    /// Fills the buffer with a piece; returns the part of the buffer that was too much.
+    async fn load(&self, at: u64, len: u64, kind: Kind, buffer: &mut IoVector) -> Outcome<IoVector> {
+        if (buffer.len() as u64) < len {
+            *buffer = IoVector::zeroed(len as usize);
+        }
+        let rest = buffer.split_off(len as usize);
+        if kind != Kind::Data {
+            buffer.fill(0..len as usize, 0);
+            return Ok(rest);
+        }
+        let (node, offset) = self.sources.locate(at)?;
+        if let Err(error) = node.read(offset, buffer).await {
+            if !self.salvage {
+                return Err(Failure::new(format!("error while reading at byte {at}: {error}")));
+            }
+            *buffer = self.salvaged(at, len).await?;
+        }
+        Ok(rest)
     }
 
     /// Whether the system has copied a piece for us.
@@ -265,24 +302,23 @@ impl Copier<'_> {
         Ok(whole)
     }
 
-    /// Writes a piece; its length.
-    async fn store(&self, loaded: Loaded, buffers: &Buffers) -> Outcome<u64> {
-        let Loaded { at, len, contents } = loaded;
-        let stored = match contents {
-            Contents::Nothing => Ok(()),
-            Contents::Zero => self.zero(at, len).await,
-            Contents::Data(data) => {
-                let stored = match self.cluster {
-                    Some(_) => self.store_compressed(at, &data).await,
-                    None => self.store_data(at, &data.view()).await,
-                };
-                buffers.give(data);
-                stored
+    /// Writes data, or zeroes.
+    async fn store(&self, at: u64, len: u64, data: Option<&IoVector>) -> Result<(), BlockError> {
+        match (data, self.cluster) {
+            (None, _) => self.zero(at, len).await,
+            (Some(data), None) => self.store_data(at, &data.view()).await,
+            (Some(data), Some(cluster)) => {
+                let data = data.view();
+                let mut from = 0;
+                while from < data.len() {
+                    let here = at + from as u64;
+                    let end = (cluster - here % cluster) as usize + from;
+                    let part = data.slice(from..end.min(data.len()));
+                    from += part.len();
+                    self.store_compressed(here, &part).await?;
+                }
+                Ok(())
             }
-        };
-        match stored {
-            Ok(()) => Ok(len),
-            Err(error) => Err(Failure::new(format!("error while writing at byte {at}: {error}"))),
         }
     }
 
@@ -296,19 +332,19 @@ impl Copier<'_> {
         self.target.write_zeroes(at, len, flags).await
     }
 
-    async fn store_compressed(&self, at: u64, data: &IoVector) -> Result<(), BlockError> {
+    /// Writes one cluster, the last of which may be cut short.
+    async fn store_compressed(&self, at: u64, data: &IoView<'_>) -> Result<(), BlockError> {
         let cluster = self.cluster.unwrap_or(1);
         let whole = cluster.min(self.target.length().saturating_sub(at));
-        if self.sparse != 0 && data.view().is_zero() && (self.is_zero || !self.one_by_one) {
+        if self.sparse != 0 && data.is_zero() && (self.is_zero || self.order != Order::Ended) {
             return self.zero(at, data.len() as u64).await;
         }
-        let kept = (data.len() as u64).min(whole);
-        if kept == whole {
-            return self.target.write_compressed(at, data.view().slice(0..kept as usize)).await;
+        if data.len() as u64 >= whole {
+            return self.target.write_compressed(at, data.slice(0..whole as usize)).await;
         }
         // The target is longer than the sources: zeroes fill the last cluster.
         let mut padded = IoVector::zeroed(whole as usize);
-        padded.write_view(0, &data.view());
+        padded.write_view(0, data);
         self.target.write_compressed(at, &padded).await
     }
 
@@ -348,20 +384,4 @@ fn is_zero_unit(bytes: &[u8], at: u64, from: usize, unit: usize) -> bool {
     let part = &bytes[from..unit_end(at, from, unit, bytes.len())];
     // Most data shows in its first bytes.
     part[0] == 0 && part.chunks(256).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
-}
-
-/// A piece cut into clusters, which are compressed one by one.
-fn clusters(loaded: Loaded, cluster: u64) -> Vec<Loaded> {
-    let Contents::Data(mut data) = loaded.contents else { return vec![loaded] };
-    let mut parts = Vec::new();
-    let mut at = loaded.at;
-    while !data.is_empty() {
-        let end = (at / cluster + 1) * cluster;
-        let rest = data.split_off(((end - at) as usize).min(data.len()));
-        let len = data.len() as u64;
-        parts.push(Loaded { at, len, contents: Contents::Data(data) });
-        at += len;
-        data = rest;
-    }
-    parts
 }

@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureExt, Outcome};
 use crate::progress::Meter;
 use crate::session::{Image, Name, Session, cache_flags, finish, flag, id, rate_limit, read_flags, valued};
 use crate::{measure, size};
-use copy::{Copier, Width};
+use copy::{Copier, Order};
 use source::Sources;
 
 pub(crate) const SHORT: &str = "f:T:O:t:o:B:F:cnS:Um:Cr:Wpql:";
@@ -54,6 +54,8 @@ const COMPRESSING: [&str; 3] = ["qcow2", "qcow", "vmdk"];
 
 /// Zeroes of this many bytes are not stored, unless `-S` says otherwise.
 const SPARSE: u64 = 4096;
+/// Pieces under way at a time.
+const LANES: usize = 8;
 /// The largest `-S`.
 const MAX_SPARSE: u64 = 16 << 20;
 
@@ -64,7 +66,7 @@ struct Wanted<'a> {
     format: Option<&'a str>,
     /// Zeroes at least this long are not stored; 0: all is.
     sparse: u64,
-    width: Option<usize>,
+    lanes: Option<usize>,
     rate: Option<u64>,
     no_create: bool,
     compress: bool,
@@ -98,7 +100,7 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
 fn wanted<'a>(parsed: &'a Parsed, options: Vec<&'a str>) -> Outcome<Wanted<'a>> {
     let sparse = sparse_size(parsed)?;
     let coroutines = parsed.argument('m').map(|text| size::number("number of coroutines", text, 1, 16));
-    let width = coroutines.transpose()?.map(|width| width as usize);
+    let lanes = coroutines.transpose()?.map(|lanes| lanes as usize);
     let rate = rate_limit(parsed)?;
     let has = |option: char| parsed.has(option);
     let fail = |condition: bool, message: &str| match condition {
@@ -130,7 +132,7 @@ fn wanted<'a>(parsed: &'a Parsed, options: Vec<&'a str>) -> Outcome<Wanted<'a>> 
         target,
         format: parsed.argument('O'),
         sparse,
-        width,
+        lanes,
         rate,
         no_create: has('n'),
         compress: has('c'),
@@ -171,7 +173,8 @@ async fn convert(session: &Session, wanted: &Wanted<'_>, sources: &[Image], mete
     let result = match target {
         Err(failure) => Err(failure),
         Ok(target) => {
-            let copied = fill_target(wanted, sources, &joined, &target, made.as_ref(), meter).await;
+            let copied =
+                fill_target(&session.program, wanted, sources, joined, &target, made.as_ref(), meter).await;
             finish(copied, [target]).await
         }
     };
@@ -279,10 +282,17 @@ async fn open_target(session: &Session, wanted: &Wanted<'_>, made: Option<&Made>
     session.open(Name { text: wanted.target, format, image_opts }, wanted.target_flags).await
 }
 
+/// Pieces under way at a time, unless `-m` says otherwise. Compression keeps all cores busy.
+fn default_lanes(compress: bool) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if compress { LANES.max(2 * cores) } else { LANES }
+}
+
 async fn fill_target(
+    program: &str,
     wanted: &Wanted<'_>,
     sources: &[Image],
-    joined: &Sources,
+    joined: Sources,
     target: &Image,
     made: Option<&Made>,
     meter: &Meter,
@@ -309,6 +319,11 @@ async fn fill_target(
     if compress && !info.cluster_size.is_power_of_two() {
         return Err(Failure::new("invalid cluster size"));
     }
+    let order = match () {
+        () if info.needs_compressed_writes => Order::Ended,
+        () if wanted.parsed.has('W') => Order::Any,
+        () => Order::Started,
+    };
     let copier = Copier {
         sources: joined,
         target: target.node.clone(),
@@ -317,14 +332,13 @@ async fn fill_target(
         is_zero,
         sparse: wanted.sparse,
         cluster: compress.then_some(info.cluster_size),
-        one_by_one: info.needs_compressed_writes,
-        any_order: wanted.parsed.has('W'),
+        order,
         offload: wanted.offload,
         salvage: wanted.parsed.has(id::SALVAGE),
         quiet: wanted.parsed.has('q'),
-        width: Width::new(wanted.width, compress),
+        lanes: wanted.lanes.unwrap_or_else(|| default_lanes(compress)),
         rate: wanted.rate,
-        program: "qemu-img",
+        program: program.to_owned(),
     };
     copier.run(meter).await?;
     if wanted.parsed.has(id::BITMAPS) {
