@@ -30,7 +30,6 @@ use rhea_block::{BlockError, BlockNode, CheckResult, Repair, Result};
 
 use self::refcounts::{Block, Pass};
 use crate::counts::Counts;
-use crate::finish::finish;
 use crate::geometry::Geometry;
 use crate::header::{Header, Incompatible};
 use crate::image::{Exclusive, Image};
@@ -82,12 +81,8 @@ struct Check<'a> {
 
 /// Checks the image and repairs what is asked for.
 pub(crate) async fn check(image: &Image, repair: Repair) -> Result<CheckResult> {
-    let this = image.arc();
-    finish(async move {
-        let exclusive = this.exclusive().await;
-        check_held(&this, repair, &exclusive).await
-    })
-    .await
+    let exclusive = image.exclusive().await;
+    check_held(image, repair, &exclusive).await
 }
 
 /// Like [`check`], for who holds the image alone already.
