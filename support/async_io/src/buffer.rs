@@ -120,6 +120,10 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The part of the segment in a range that lies within it.
     fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len);
