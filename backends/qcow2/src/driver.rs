@@ -345,25 +345,30 @@ impl Image {
     /// Tells the overlap checks of the tables of snapshots and bitmaps. What cannot be read is told by whoever needs it.
     pub(crate) async fn protect_snapshots_and_bitmaps(&self) -> Result<()> {
         let header = self.header();
-        if header.nb_snapshots > 0
-            && let Ok(read) = crate::snapshot::read_table(self).await
-        {
-            let table = Protected { offset: header.snapshots_offset, len: read.length };
-            self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
-            let l1s = read.snapshots.iter().map(|s| Protected {
-                offset: s.l1_table_offset,
-                len: 8 * u64::from(s.l1_size),
-            });
-            self.protect(Sections::INACTIVE_L1, l1s.collect());
-            self.protect_inactive_l2(&header, &read.snapshots).await?;
+        for section in [Sections::SNAPSHOT_TABLE, Sections::INACTIVE_L1, Sections::INACTIVE_L2] {
+            self.protect(section, Vec::new());
         }
-        if let Some(bitmaps) = &header.bitmaps
-            && header.autoclear.contains(Autoclear::BITMAPS)
-        {
-            let directory = Protected { offset: bitmaps.directory_offset, len: bitmaps.directory_size };
-            self.protect(Sections::BITMAP_DIRECTORY, vec![directory]);
+        self.protect_bitmaps(&header);
+        if header.nb_snapshots == 0 {
+            return Ok(());
         }
-        Ok(())
+        let Ok(read) = crate::snapshot::read_table(self).await else { return Ok(()) };
+        let table = Protected { offset: header.snapshots_offset, len: read.length };
+        self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
+        let l1s =
+            read.snapshots.iter().map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
+        self.protect(Sections::INACTIVE_L1, l1s.collect());
+        self.protect_inactive_l2(&header, &read.snapshots).await
+    }
+
+    /// Tells the overlap checks where the bitmap directory is.
+    pub(crate) fn protect_bitmaps(&self, header: &Header) {
+        let valid = header.autoclear.contains(Autoclear::BITMAPS);
+        let ranges = match &header.bitmaps {
+            Some(b) if valid => vec![Protected { offset: b.directory_offset, len: b.directory_size }],
+            _ => Vec::new(),
+        };
+        self.protect(Sections::BITMAP_DIRECTORY, ranges);
     }
 
     async fn protect_inactive_l2(

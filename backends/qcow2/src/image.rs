@@ -167,6 +167,7 @@ impl Image {
         let table = read_refcount_table(&file, &header).await?;
         self.l2.forget(0, u64::MAX);
         self.compressed.forget();
+        *self.compressed.next.lock().await = 0;
         self.length.store(header.size, SeqCst);
         *self.l1.write() = l1;
         let end = self.geometry.clusters(file.length());
@@ -174,7 +175,7 @@ impl Image {
         self.note_header(&header);
         *self.header.lock() = StoredHeader { header, disk };
         self.note_tables();
-        Ok(())
+        self.protect_snapshots_and_bitmaps().await
     }
 
     /// What follows from the header's marks.
@@ -239,6 +240,7 @@ impl Image {
             if corrupt_before || !new.incompatible.contains(Incompatible::DIRTY) {
                 this.note_header(&new);
             }
+            this.protect_bitmaps(&new);
             *this.header.lock() = StoredHeader { header: new, disk };
             Ok(())
         })
