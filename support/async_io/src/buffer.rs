@@ -388,6 +388,13 @@ impl<'a> IoView<'a> {
         self.len == 0
     }
 
+    /// These bytes and then others, as one stretch.
+    pub fn followed_by(mut self, next: IoView<'a>) -> IoView<'a> {
+        self.len += next.len;
+        self.segments.extend(next.segments);
+        self
+    }
+
     /// A part of the bytes.
     pub fn slice(&self, range: Range<usize>) -> IoView<'a> {
         assert!(range.start <= range.end && range.end <= self.len, "sliced beyond the end");
