@@ -23,6 +23,7 @@ use crate::node::Qcow2Node;
 use crate::options::{CacheSizes, Settings, take_cache_sizes, take_settings};
 use crate::overlap::{OverlapChecks, Protected, Sections};
 use crate::refcount::Refcounts;
+use crate::snapshot::table::Snapshot;
 
 /// The format `qcow2`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -357,32 +358,27 @@ impl Image {
     /// Tells the overlap checks of the tables of snapshots and bitmaps. What cannot be read is told by whoever needs it.
     pub(crate) async fn protect_snapshots_and_bitmaps(&self) -> Result<()> {
         let header = self.header();
+        let (mut table, mut l1s, mut directory) = (Vec::new(), Vec::new(), Vec::new());
         if header.nb_snapshots > 0
             && let Ok(read) = crate::snapshot::read_table(self).await
         {
-            let table = Protected { offset: header.snapshots_offset, len: read.length };
-            self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
-            let l1s = read
-                .snapshots
-                .iter()
-                .map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
-            self.protect(Sections::INACTIVE_L1, l1s.collect());
+            table.push(Protected { offset: header.snapshots_offset, len: read.length });
+            let place = |s: &Snapshot| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) };
+            l1s.extend(read.snapshots.iter().map(place));
             self.protect_inactive_l2(&header, &read.snapshots).await?;
         }
         if let Some(bitmaps) = &header.bitmaps
             && header.autoclear.contains(Autoclear::BITMAPS)
         {
-            let directory = Protected { offset: bitmaps.directory_offset, len: bitmaps.directory_size };
-            self.protect(Sections::BITMAP_DIRECTORY, vec![directory]);
+            directory.push(Protected { offset: bitmaps.directory_offset, len: bitmaps.directory_size });
         }
+        self.protect(Sections::SNAPSHOT_TABLE, table);
+        self.protect(Sections::INACTIVE_L1, l1s);
+        self.protect(Sections::BITMAP_DIRECTORY, directory);
         Ok(())
     }
 
-    async fn protect_inactive_l2(
-        &self,
-        header: &Header,
-        snapshots: &[crate::snapshot::table::Snapshot],
-    ) -> Result<()> {
+    async fn protect_inactive_l2(&self, header: &Header, snapshots: &[Snapshot]) -> Result<()> {
         /// Tables that are remembered; an image with more is checked for these only.
         const MAX: usize = 1 << 18;
         if !self.settings.lock().overlap.contains(Sections::INACTIVE_L2) {

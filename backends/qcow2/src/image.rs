@@ -176,11 +176,11 @@ impl Image {
         self.note_header(&header);
         *self.header.lock() = StoredHeader { header, disk };
         self.note_tables();
-        Ok(())
+        self.protect_snapshots_and_bitmaps().await
     }
 
     /// What follows from the header's marks.
-    fn note_header(&self, header: &Header) {
+    pub(crate) fn note_header(&self, header: &Header) {
         if !header.incompatible.contains(Incompatible::DIRTY) {
             self.dirty_at_open.store(false, SeqCst);
         }
