@@ -11,14 +11,18 @@
 //! * to version 2: zero clusters become what version 2 can say, each change without consequence for what is read, and at
 //!   last one write of the header.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use rhea_block::{BlockError, Progress, Result};
+use rhea_block_crypto::AmendOptions;
 use rhea_options::{Options, Size};
 
 use crate::bitmap;
 use crate::check;
 use crate::downgrade;
+use crate::encryption::HeaderClusters;
 use crate::finish::finish;
-use crate::header::{Autoclear, Compatible, CompressionType, Header, Incompatible};
+use crate::header::{Autoclear, Compatible, CompressionType, CryptMethod, Header, Incompatible};
 use crate::image::Image;
 use crate::snapshot;
 
@@ -159,6 +163,9 @@ pub(crate) async fn amend(
     let this = image.arc();
     finish(async move {
         let held = this.exclusive().await;
+        if downgrade || order.is_some() {
+            bitmap::tracking::end(&this, &held).await?;
+        }
         if downgrade {
             downgrade::expand_rest(&this, &held).await?;
         }
@@ -170,7 +177,7 @@ pub(crate) async fn amend(
             this.update_header(to_version_2).await?;
             this.file().flush().await?;
         }
-        Ok(())
+        Ok::<_, BlockError>(())
     })
     .await?;
     if image.header().version != header.version || order.is_some() {
@@ -178,6 +185,38 @@ pub(crate) async fn amend(
         image.retire();
     }
     Ok(())
+}
+
+impl Image {
+    /// No more writes until the image is opened again.
+    fn retire(&self) {
+        self.writable.store(false, SeqCst);
+    }
+
+    /// Writes the refcounts that were put off, and puts no more off. Needs [`Image::exclusive`].
+    async fn stop_lazy_refcounts(&self) -> Result<()> {
+        self.settings.lock().lazy_refcounts = false;
+        self.settle_all().await
+    }
+}
+
+/// Changes key slots, by the options `encrypt.…` without their prefix.
+pub(crate) async fn amend_encryption(image: &Image, mut options: Options, force: bool) -> Result<()> {
+    let header = image.header();
+    let (Some(volume), Some(place)) =
+        (image.encryption.as_ref().and_then(|encryption| encryption.volume()), header.encryption)
+    else {
+        return Err(BlockError::invalid(match header.crypt_method {
+            CryptMethod::None => "Can't amend encryption options - encryption not present",
+            _ => "Only LUKS encryption options can be amended for qcow2 with amend",
+        }));
+    };
+    let wanted = AmendOptions::take(&mut options, &image.secrets)?;
+    if let Some(entry) = options.entries().first() {
+        return Err(BlockError::invalid(format!("Invalid parameter 'encrypt.{}'", entry.key)));
+    }
+    let storage = HeaderClusters { file: image.file(), offset: place.offset, length: place.length };
+    volume.amend(&storage, wanted, force).await
 }
 
 async fn upgrade(image: &Image) -> Result<()> {

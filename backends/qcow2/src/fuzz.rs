@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView, block_on};
 use rhea_block::{
-    BlockError, BlockNode, CreateContext, DirtyBitmap, Driver, DriverKind, Limits, MemoryNode, Node, OpenContext,
-    OpenFlags, Progress, Registry, Repair, Result, SnapshotInfo, Truncate, WriteFlags,
+    BlockError, BlockNode, CreateContext, DirtyBitmap, Driver, DriverKind, Limits, MemoryNode, Node,
+    OpenContext, OpenFlags, Progress, Registry, Repair, Result, SnapshotInfo, Truncate, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -125,7 +125,8 @@ fn template() -> &'static (Vec<u8>, [usize; AREAS]) {
         };
         let header = crate::Header::parse(&bytes).expect("a valid image");
         let directory = header.bitmaps.expect("stored above").directory_offset as usize;
-        let areas = [0, word(40), word(word(40)), word(48), word(word(48)), word(64), directory, word(directory)];
+        let areas =
+            [0, word(40), word(word(40)), word(48), word(word(48)), word(64), directory, word(directory)];
         (bytes, areas)
     })
 }
@@ -142,7 +143,8 @@ fn image_of(bytes: &[u8]) -> Vec<u8> {
     for change in rest.chunks_exact(8) {
         // Tables begin with what matters most, and the header has it all in its first bytes.
         let reach = if change[1] & 1 == 0 { 160 } else { 4096 };
-        let at = areas[usize::from(change[0]) % AREAS] + usize::from(u16::from_le_bytes([change[2], change[3]])) % reach;
+        let at = areas[usize::from(change[0]) % AREAS]
+            + usize::from(u16::from_le_bytes([change[2], change[3]])) % reach;
         if let Some(slot) = image.get_mut(at..at + 4) {
             slot.copy_from_slice(&change[4..8]);
         }

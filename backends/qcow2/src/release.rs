@@ -133,9 +133,7 @@ impl Releases {
         }
         due.sort_by_key(|r| (r.offset, r.len));
         if !stages.abandoned.is_empty() {
-            due.retain(|r| {
-                !stages.abandoned.iter().any(|a| a.start < r.offset + r.len && r.offset < a.end)
-            });
+            due.retain(|r| !stages.abandoned.iter().any(|a| a.start < r.offset + r.len && r.offset < a.end));
         }
         due
     }

@@ -139,6 +139,7 @@ impl Image {
     /// Makes a snapshot; its ID.
     async fn create_snapshot(&self, wanted: &SnapshotInfo) -> Result<String> {
         let held = self.exclusive().await;
+        self.check_writable()?;
         refuse_external(&self.header())?;
         let mut transaction = Transaction::begin(self, &held).await?;
         let TableRead { mut snapshots, length, .. } = read_table(self).await?;
@@ -192,6 +193,7 @@ impl Image {
     /// Makes a snapshot's state the present one.
     async fn apply_snapshot(&self, id: &str) -> Result<()> {
         let held = self.exclusive().await;
+        self.check_writable()?;
         refuse_external(&self.header())?;
         // An enabled bitmap would have to tell what differs, and the others would not fit another size.
         if !crate::bitmap::read_directory(self).await?.is_empty() {
@@ -230,6 +232,7 @@ impl Image {
     /// Removes a snapshot.
     async fn delete_snapshot(&self, id: &str) -> Result<()> {
         let held = self.exclusive().await;
+        self.check_writable()?;
         refuse_external(&self.header())?;
         let mut transaction = Transaction::begin(self, &held).await?;
         let TableRead { mut snapshots, length, .. } = read_table(self).await?;

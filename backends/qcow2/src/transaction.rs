@@ -242,7 +242,7 @@ impl<'a> Transaction<'a> {
         // Whatever happened, memory follows the disk.
         let reloaded = image.reload().await;
         result.and(flushed).and(reloaded)?;
-        if came_into_force && image.passes_discards(Release::Snapshot) {
+        if came_into_force && image.settings.lock().passes(Release::Snapshot) {
             discard_freed(&file, bits, &old, &counts).await;
         }
         Ok(())

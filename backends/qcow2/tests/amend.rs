@@ -107,10 +107,11 @@ fn outcomes_are_those_of_qemu_img() {
         assert_eq!(info(&folder, &path), their_info, "{image} {text}");
         let out = folder.theirs("qemu-img", &["check", "-f", "qcow2", &path]);
         assert!(out.starts_with("No errors"), "{image} {text}: {out}");
-        if !text.contains("size=") {
-            let same = folder.contents(&original, None) == folder.contents(&path, None);
-            assert!(same, "{image} {text}: the contents differ");
+        if text.contains("size=") {
+            continue;
         }
+        let same = folder.contents(&original, None) == folder.contents(&path, None);
+        assert!(same, "{image} {text}: the contents differ");
         for id in ["1", "2"].iter().take(match *image {
             "backed" => 2,
             "snapshot" | "old" => 1,

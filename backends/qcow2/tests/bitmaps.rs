@@ -44,7 +44,8 @@ fn bits_are_the_same_for_both() {
             bitmaps.store(&other).await.unwrap();
             bitmaps.remove("theirs").await.unwrap();
             assert_eq!(bitmaps.load("mine").await.unwrap().words(), mine.words());
-            let list: Vec<_> = bitmaps.list().await.unwrap().into_iter().map(|b| (b.name, b.enabled)).collect();
+            let list: Vec<_> =
+                bitmaps.list().await.unwrap().into_iter().map(|b| (b.name, b.enabled)).collect();
             assert_eq!(list, [("mine".to_owned(), false), ("other".to_owned(), true)]);
         });
         sound(&folder, &path);

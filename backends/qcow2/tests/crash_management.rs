@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rhea_async_io::{IoVector, IoView, block_on};
 use rhea_block::{
-    BlockNode, CreateContext, DirtyBitmap, Driver, DriverKind, Limits, MemoryNode, Node, OpenContext, OpenFlags,
-    Progress, Registry, Repair, Result, SnapshotInfo, Truncate, WriteFlags,
+    BlockNode, CreateContext, DirtyBitmap, Driver, DriverKind, Limits, MemoryNode, Node, OpenContext,
+    OpenFlags, Progress, Registry, Repair, Result, SnapshotInfo, Truncate, WriteFlags,
 };
 use rhea_options::Options;
 use rhea_qcow2::Qcow2Driver;
@@ -293,10 +293,9 @@ fn examine(bytes: Vec<u8>, possible: &[State]) {
         .into_iter()
         .map(|snapshot| snapshot.id)
         .collect();
-    let fits = |state: &&State| {
-        state.bitmaps == bitmaps && state.snapshots.keys().eq(ids.iter())
-    };
-    let state = possible.iter().find(fits).unwrap_or_else(|| panic!("bitmaps {bitmaps:?} and snapshots {ids:?}"));
+    let fits = |state: &&State| state.bitmaps == bitmaps && state.snapshots.keys().eq(ids.iter());
+    let state =
+        possible.iter().find(fits).unwrap_or_else(|| panic!("bitmaps {bitmaps:?} and snapshots {ids:?}"));
     block_on(disk.close()).unwrap();
     for (id, units) in &state.snapshots {
         let disk = open(&file, OpenFlags::READ_ONLY).unwrap();
@@ -362,7 +361,8 @@ fn replay(file: &Recorder, start: &[u8], history: &History, lost: &[u8]) {
 
 #[test]
 fn changes_of_the_whole_image_happen_or_not() {
-    for options in ["cluster_size=512", "cluster_size=4k,refcount_bits=64", "cluster_size=16k,extended_l2=on"] {
+    for options in ["cluster_size=512", "cluster_size=4k,refcount_bits=64", "cluster_size=16k,extended_l2=on"]
+    {
         let mut runner = TestRunner::new(Config { cases: 6, failure_persistence: None, ..Config::default() });
         let strategy = (requests(), proptest::collection::vec(any::<u8>(), 61));
         runner

@@ -21,8 +21,8 @@ fn with(changes: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn every_field_with_every_extreme() {
     let header = [
-        4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 80, 88, 92, 96, 100, 104, 112, 116,
-        120, 124, 128, 132, 136,
+        4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 80, 88, 92, 96, 100, 104,
+        112, 116, 120, 124, 128, 132, 136,
     ];
     let fields = header.map(|offset| (0, offset)).into_iter();
     // L1, L2 (both halves of three entries), refcount table and block.
@@ -35,7 +35,9 @@ fn every_field_with_every_extreme() {
     let bitmap_table = [0, 4].map(|offset| (7, offset));
     let all = fields.chain(tables).chain(special).chain(snapshots).chain(bitmaps).chain(bitmap_table);
     for (area, offset) in all {
-        for value in [0, 1, 2, 9, 0x200, 0x1000, 0x10_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_fe00, 0xffff_ffff] {
+        for value in
+            [0, 1, 2, 9, 0x200, 0x1000, 0x10_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_fe00, 0xffff_ffff]
+        {
             fuzz_image(&with(&[change(area, offset, value)]));
         }
     }
@@ -47,7 +49,8 @@ fn tables_in_circles() {
     for area in 1..=7u8 {
         for offset in [0u16, 8] {
             for cluster in 0..40u32 {
-                let (high, low) = (change(area, offset, 0x8000_0000), change(area, offset + 4, cluster * 4096));
+                let (high, low) =
+                    (change(area, offset, 0x8000_0000), change(area, offset + 4, cluster * 4096));
                 fuzz_image(&with(&[high, low.clone()]));
                 fuzz_image(&with(&[low]));
             }

@@ -14,17 +14,36 @@ const DISK: u64 = 4 << 20;
 #[derive(Debug, Clone)]
 enum Step {
     /// Writes by Debian's tools, or ours.
-    Write { ours: bool, at: u64, len: u64, fill: u8 },
-    Zero { ours: bool, at: u64, len: u64 },
-    Discard { at: u64, len: u64 },
+    Write {
+        ours: bool,
+        at: u64,
+        len: u64,
+        fill: u8,
+    },
+    Zero {
+        ours: bool,
+        at: u64,
+        len: u64,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
     Make,
     /// Which one, and by whom.
-    Apply { ours: bool, which: usize },
-    Remove { ours: bool, which: usize },
+    Apply {
+        ours: bool,
+        which: usize,
+    },
+    Remove {
+        ours: bool,
+        which: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let range = || (0..DISK / 512, 1..600u64).prop_map(|(at, len)| (at * 512, (len * 512).min(DISK - at * 512)));
+    let range =
+        || (0..DISK / 512, 1..600u64).prop_map(|(at, len)| (at * 512, (len * 512).min(DISK - at * 512)));
     prop_oneof![
         3 => (any::<bool>(), range(), 1..=255u8)
             .prop_map(|(ours, (at, len), fill)| Step::Write { ours, at, len, fill }),
@@ -61,7 +80,8 @@ fn carry_out(folder: &Folder, options: &str, steps: &[Step]) {
             }),
             Step::Make => {
                 let name = format!("name{number}");
-                let info = SnapshotInfo { name: name.clone(), date: (1_700_000_000, 5), ..Default::default() };
+                let info =
+                    SnapshotInfo { name: name.clone(), date: (1_700_000_000, 5), ..Default::default() };
                 let id = with(&path, OpenFlags::UNMAP, async |node| {
                     node.driver().snapshots().unwrap().create(&info).await.unwrap()
                 });

@@ -133,6 +133,7 @@ pub(crate) async fn change(
     remove: Option<&str>,
     _held: &Exclusive<'_>,
 ) -> Result<()> {
+    image.check_writable()?;
     let header = image.header();
     let mut entries = read_directory(image).await?;
     let mut gone = Vec::new();
@@ -191,6 +192,7 @@ pub(crate) async fn change(
         })
         .await?;
     image.file().flush().await?;
+    image.protect_snapshots_and_bitmaps().await?;
     for (offset, len) in gone {
         image.release(offset, len, Release::Other);
     }

@@ -308,6 +308,7 @@ impl<'a> Check<'a> {
             self.file.flush().await?;
             self.image.update_header(move |header| header.incompatible -= marks).await?;
             self.file.flush().await?;
+            self.image.note_header(&self.image.header());
         }
         Ok(())
     }
