@@ -126,7 +126,6 @@ pub(crate) struct Parts {
     pub(crate) file: Arc<Edge>,
     pub(crate) data_file: Option<Arc<Edge>>,
     pub(crate) backing: Arc<BackingSlot>,
-    pub(crate) name: String,
     pub(crate) header: Header,
     pub(crate) disk: Vec<u8>,
     pub(crate) settings: Settings,
@@ -155,7 +154,6 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Image>> {
         me: me.clone(),
         grows_with_zeroes: node.limits().growable,
         geometry,
-        name: parts.name,
         length: AtomicU64::new(size),
         l1: RwLock::new(l1),
         l2: Slices::new(slice, parts.caches.l2),
@@ -211,7 +209,6 @@ async fn open_image(context: &OpenContext<'_>, options: &mut Options) -> Result<
         file,
         data_file,
         backing: context.backing.clone(),
-        name: context.filename.to_owned(),
         header,
         disk,
         settings,
@@ -368,8 +365,10 @@ impl Image {
         let Ok(read) = crate::snapshot::read_table(self).await else { return Ok(()) };
         let table = Protected { offset: header.snapshots_offset, len: read.length };
         self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
-        let l1s =
-            read.snapshots.iter().map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
+        let l1s = read
+            .snapshots
+            .iter()
+            .map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
         self.protect(Sections::INACTIVE_L1, l1s.collect());
         self.protect_inactive_l2(&header, &read.snapshots).await
     }
