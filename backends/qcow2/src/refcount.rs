@@ -124,7 +124,7 @@ impl Refcounts {
     /// The refcount table and blocks were written by somebody else.
     pub(crate) fn replace_table(&self, table: RefcountTable, untouched: u64) {
         *self.table.lock() = table;
-        self.blocks.clear();
+        self.blocks.forget(0, u64::MAX);
         *self.search.lock() = Search { hint: 0, untouched };
     }
 }

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rhea_async_io::{IoVector, block_on};
-use rhea_block::{BlockNode, OpenFlags, Preallocation, Progress, Registry, Repair, SnapshotInfo, Truncate, WriteFlags};
+use rhea_block::{
+    BlockNode, OpenFlags, Preallocation, Progress, Registry, Repair, SnapshotInfo, Truncate, WriteFlags,
+};
 use rhea_options::Options;
 use rhea_qcow2::Qcow2Driver;
 
@@ -52,7 +54,8 @@ fn tool(name: &str) -> bool {
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {text}");
     text
 }
@@ -117,7 +120,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
             let backing = backing && kind != "data_file_raw";
             let cluster = 1u64 << bits;
             let size = (clusters * cluster.max(8192) + 512 * (clusters % 5)).min(3 << 20);
-            let open = ["", "l2-cache-size=1k,refcount-cache-size=1k", "discard-no-unref=on", "lazy-refcounts=on"][open];
+            let open =
+                ["", "l2-cache-size=1k,refcount-cache-size=1k", "discard-no-unref=on", "lazy-refcounts=on"]
+                    [open];
             let open = if kind == "compat=0.10" && open.contains("on") { "" } else { open };
             let mut options = format!("cluster_size={cluster},refcount_bits={},size={size}", 1 << order);
             if !kind.is_empty() && !external {
@@ -156,7 +161,9 @@ fn op_of(raw: (u8, u32, u32, u8), size: u64, cluster: u64) -> Op {
         25..=28 => Op::Compressed(offset / cluster * cluster, byte),
         29..=31 => Op::Flush,
         32 | 33 => Op::Reopen,
-        34 | 35 => Op::Truncate((size + u64::from(b) % (4 * cluster)).saturating_sub(2 * cluster).max(512) / 512 * 512),
+        34 | 35 => Op::Truncate(
+            (size + u64::from(b) % (4 * cluster)).saturating_sub(2 * cluster).max(512) / 512 * 512,
+        ),
         36 | 37 => Op::Snapshot,
         38 => Op::Apply,
         _ => Op::Delete,
@@ -175,7 +182,8 @@ struct Bench {
 impl Bench {
     fn open(&mut self) {
         let more = Options::parse(self.open, None).unwrap();
-        let node = block_on(self.registry.open_with(&self.image, Some("qcow2"), more, OpenFlags::UNMAP)).unwrap();
+        let node =
+            block_on(self.registry.open_with(&self.image, Some("qcow2"), more, OpenFlags::UNMAP)).unwrap();
         self.node = Some(node);
     }
 
@@ -288,7 +296,8 @@ fn go(shape: Shape, raw: Vec<(u8, u32, u32, u8)>) {
         options = format!("{options},backing_file=base.raw,backing_fmt=raw");
     }
     create(&registry, &image, &options);
-    let mut bench = Bench { registry, image: image.clone(), open: shape.open, node: None, model, saved: vec![] };
+    let mut bench =
+        Bench { registry, image: image.clone(), open: shape.open, node: None, model, saved: vec![] };
     bench.open();
     for raw in raw {
         let op = op_of(raw, bench.model.len() as u64, shape.cluster);
@@ -344,7 +353,8 @@ fn concurrent_writes_to_one_cluster_all_arrive() {
     let image = scratch.file("a.qcow2");
     create(&registry, &image, "size=4M,cluster_size=64k");
     let node = open(&registry, &image);
-    let data: Vec<IoVector> = (0..256u32).map(|i| IoVector::from_slice(&vec![(i % 255) as u8 + 1; 512])).collect();
+    let data: Vec<IoVector> =
+        (0..256u32).map(|i| IoVector::from_slice(&vec![(i % 255) as u8 + 1; 512])).collect();
     block_on(async {
         let writes = (0..256usize).map(|i| {
             let (node, data) = (node.clone(), &data[i]);
@@ -417,11 +427,8 @@ fn every_preallocation_gives_a_disk_of_zeroes() {
             let node = open(&registry, &image);
             assert!(read(&node, 0, 3 << 20).iter().all(|&b| b == 0));
             check(&node);
-            let how = Truncate {
-                exact: true,
-                preallocation: Preallocation::from_word(mode).unwrap(),
-                zero: false,
-            };
+            let how =
+                Truncate { exact: true, preallocation: Preallocation::from_word(mode).unwrap(), zero: false };
             block_on(node.truncate(5 << 20, how)).unwrap();
             assert!(read(&node, 0, 5 << 20).iter().all(|&b| b == 0));
             check(&node);
