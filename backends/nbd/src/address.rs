@@ -165,7 +165,7 @@ impl Address {
                     }
                 }
                 let socket = connected.ok_or(last).context(failed())?;
-                socket.get_ref().set_nodelay(true).context(failed())?;
+                set_up_tcp(socket.get_ref());
                 Socket::Tcp(socket)
             }
             Self::Unix { path } => {
@@ -183,6 +183,13 @@ impl Address {
         };
         Ok(socket.into())
     }
+}
+
+/// Messages are sent whole: nothing is gained by waiting for more. A peer that is gone without a word is noticed in the end.
+fn set_up_tcp(stream: &TcpStream) {
+    // Either is an improvement only.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_keepalive(true);
 }
 
 /// A socket that takes connections. A path in the file system goes away with it.
@@ -280,8 +287,7 @@ impl Listener {
         let socket = match &self.socket {
             ListeningSocket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
-                // Replies are sent whole: nothing is gained by waiting for more.
-                let _ = stream.get_ref().set_nodelay(true);
+                set_up_tcp(stream.get_ref());
                 Socket::Tcp(stream)
             }
             ListeningSocket::Unix(socket) => Socket::Unix(socket.accept().await?.0),

@@ -10,6 +10,7 @@ mod client;
 mod credentials;
 pub mod protocol;
 mod receive;
+pub mod robustness;
 mod server;
 mod stream;
 mod tls;

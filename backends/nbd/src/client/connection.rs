@@ -184,6 +184,11 @@ impl Connection {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Ends the connection under the requests that go on; they find it broken.
+    pub(crate) fn hang_up(&self) {
+        self.stream.shutdown();
+    }
+
     /// Says goodbye, when no request is under way.
     pub(crate) async fn disconnect(&self) {
         let request =

@@ -21,7 +21,9 @@ pub use handshake::{ClientTls, connect_simple};
 pub use list::{ExportDetails, ListedExport, list};
 
 use crate::address::Address;
-use crate::client::handshake::Wanted;
+pub(crate) use handshake::{Wanted, connect};
+pub(crate) use node::NodeForTests;
+
 use crate::client::node::{NbdNode, Target};
 use crate::protocol::{DEFAULT_PORT, MAX_STRING, TransmissionFlags};
 

@@ -26,6 +26,8 @@ pub struct ExportOptions {
     pub offset: u64,
     /// Bytes of the export; `None`: up to the disk's end.
     pub length: Option<u64>,
+    /// Every write is on stable storage before it is acknowledged.
+    pub writethrough: bool,
     /// Several clients may write at the same time and see each other's data.
     pub multi_conn: bool,
     /// Offer `qemu:allocation-depth`.
@@ -70,6 +72,7 @@ pub struct Export {
     offset: u64,
     length: u64,
     writable: bool,
+    writethrough: bool,
     multi_conn: bool,
     pub(crate) contexts: Vec<Context>,
 }
@@ -129,6 +132,7 @@ impl Export {
             offset: options.offset,
             length,
             writable: options.writable,
+            writethrough: options.writethrough,
             multi_conn: options.multi_conn,
             contexts,
         }))
@@ -193,11 +197,12 @@ impl Export {
     }
 
     pub(crate) async fn write(&self, offset: u64, data: &IoVector, fua: bool) -> Result<()> {
-        let flags = if fua { WriteFlags::FUA } else { WriteFlags::empty() };
+        let flags = if fua || self.writethrough { WriteFlags::FUA } else { WriteFlags::empty() };
         self.node().write(self.offset + offset, data, flags).await
     }
 
-    pub(crate) async fn write_zeroes(&self, offset: u64, length: u64, flags: WriteFlags) -> Result<()> {
+    pub(crate) async fn write_zeroes(&self, offset: u64, length: u64, mut flags: WriteFlags) -> Result<()> {
+        flags.set(WriteFlags::FUA, self.writethrough || flags.contains(WriteFlags::FUA));
         self.node().write_zeroes(self.offset + offset, length, flags).await
     }
 
