@@ -71,19 +71,19 @@ impl FuseExport {
     /// Mounts a disk.
     pub async fn start(node: Arc<BlockNode>, options: FuseOptions) -> Result<Self> {
         let path = options.mountpoint.display();
-        let metadata =
-            std::fs::metadata(&options.mountpoint).context(format!("Failed to stat '{path}'"))?;
+        let metadata = std::fs::metadata(&options.mountpoint).context(format!("Failed to stat '{path}'"))?;
         if !metadata.is_file() {
             return Err(BlockError::invalid(format!("'{path}' is not a regular file")));
         }
-        let hold =
-            Hold::take(node, "fuse", options.writable, options.growable, options.writethrough).await?;
+        let hold = Hold::take(node, "fuse", options.writable, options.growable, options.writethrough).await?;
         let file = Arc::new(DiskFile::new(hold, options.growable)?);
         let session = match mount(&file, &options) {
             Ok(session) => session,
             Err(error) => {
                 let _ = file.hold.release().await;
-                return Err(BlockError::from(error).context(format!("Failed to mount FUSE session at '{path}'")));
+                return Err(
+                    BlockError::from(error).context(format!("Failed to mount FUSE session at '{path}'"))
+                );
             }
         };
         Ok(Self { file, session, mountpoint: options.mountpoint.clone() })
@@ -300,7 +300,8 @@ impl Filesystem for MountedFile {
             let _ = config.set_max_write(most);
         }
         // Each that the kernel has is welcome, none is needed.
-        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_MAX_PAGES] {
+        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_MAX_PAGES]
+        {
             let _ = config.add_capabilities(wanted);
         }
         Ok(())

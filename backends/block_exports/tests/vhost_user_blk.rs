@@ -266,10 +266,14 @@ fn several_requests_at_once() {
         machine.chain(i * 3, &[(base, 16, false), (base + 0x1000, 32768, true), (base + 0x100, 1, true)]);
         machine.offer(i * 3);
     }
-    let mut heads: Vec<u32> = machine.run(5).into_iter().map(|(head, length)| {
-        assert_eq!(length, 32769);
-        head
-    }).collect();
+    let mut heads: Vec<u32> = machine
+        .run(5)
+        .into_iter()
+        .map(|(head, length)| {
+            assert_eq!(length, 32769);
+            head
+        })
+        .collect();
     heads.sort_unstable();
     assert_eq!(heads, [0, 3, 6, 9, 12]);
     for i in 0..5_usize {

@@ -132,16 +132,15 @@ impl Address {
         let mut found = found.map_err(|error| {
             let error = error.to_string();
             let reason = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error);
-            BlockError::new(
-                libc::EINVAL,
-                format!("address resolution failed for {host}:{port}: {reason}"),
-            )
+            BlockError::new(libc::EINVAL, format!("address resolution failed for {host}:{port}: {reason}"))
         })?;
         // `ipv4=on` alone means "not IPv6", and the other way round.
         let wanted = |on: Option<bool>, other: Option<bool>| on.unwrap_or(other != Some(true));
         found.retain(|a| if a.is_ipv4() { wanted(ipv4, ipv6) } else { wanted(ipv6, ipv4) });
         if found.is_empty() {
-            return Err(BlockError::invalid(format!("no address of {host}:{port} is of the family asked for")));
+            return Err(BlockError::invalid(format!(
+                "no address of {host}:{port} is of the family asked for"
+            )));
         }
         Ok(found)
     }
@@ -168,9 +167,7 @@ impl Address {
                 set_up_tcp(socket.get_ref());
                 Socket::Tcp(socket)
             }
-            Self::Unix { path } => {
-                Socket::Unix(Async::<UnixStream>::connect(path).await.context(failed())?)
-            }
+            Self::Unix { path } => Socket::Unix(Async::<UnixStream>::connect(path).await.context(failed())?),
             Self::Vsock { cid, port } => {
                 let address = VsockAddr::new(*cid, *port);
                 let stream = unblock(move || VsockStream::connect(&address)).await.context(failed())?;

@@ -16,7 +16,7 @@ mod stream;
 mod tls;
 
 pub use address::{Address, Listener};
-pub use credentials::{client_tls, server_tls};
 pub use client::{ClientTls, ExportDetails, ListedExport, NbdDriver, connect_simple, list};
+pub use credentials::{client_tls, server_tls};
 pub use server::{Export, ExportOptions, Server, ServerConfig};
 pub use stream::Stream;

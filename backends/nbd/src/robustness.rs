@@ -104,7 +104,11 @@ pub fn server_says(bytes: &[u8]) {
         }
         if structured {
             let context = b"\0\0\0\x07base:allocation";
-            said.extend(message(OPTION_REPLY_MAGIC, &[option::SET_META_CONTEXT, reply::META_CONTEXT], context));
+            said.extend(message(
+                OPTION_REPLY_MAGIC,
+                &[option::SET_META_CONTEXT, reply::META_CONTEXT],
+                context,
+            ));
             said.extend(message(OPTION_REPLY_MAGIC, &[option::SET_META_CONTEXT, reply::ACK], &[]));
         }
     }

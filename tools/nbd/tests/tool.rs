@@ -34,7 +34,8 @@ fn tool() -> PathBuf {
 
 fn run(arguments: &[&str]) -> (i32, String) {
     let output = Command::new(tool()).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap(), text)
 }
 
@@ -101,7 +102,8 @@ fn image(folder: &Folder) -> String {
 fn it_serves_until_the_last_client_has_left() {
     let folder = Folder::new("serves");
     let (image, socket) = (image(&folder), folder.text("s"));
-    let mut serving = Serving::start(&["-f", "raw", "-x", "a", "-D", "a line", "-k", &socket, &image], &socket);
+    let mut serving =
+        Serving::start(&["-f", "raw", "-x", "a", "-D", "a line", "-k", &socket, &image], &socket);
     // Looking at the list is no use of an export.
     let (status, text) = run(&["-L", "-k", &socket]);
     assert_eq!(status, 0, "{text}");

@@ -27,14 +27,15 @@ impl Chardevs {
             .ok_or_else(|| BlockError::invalid("chardev: no backend specified"))?;
         let known = ["null", "file", "stdio"].contains(&kind.as_str());
         if ABSENT.contains(&kind.as_str()) {
-            return Err(BlockError::unsupported(format!("character devices of type '{kind}' are not supported")));
+            return Err(BlockError::unsupported(format!(
+                "character devices of type '{kind}' are not supported"
+            )));
         }
         if !known {
             return Err(BlockError::invalid(format!("'{kind}' is not a valid char driver name")));
         }
-        let id = options
-            .take::<String>("id")?
-            .ok_or_else(|| BlockError::invalid("chardev: no id specified"))?;
+        let id =
+            options.take::<String>("id")?.ok_or_else(|| BlockError::invalid("chardev: no id specified"))?;
         if self.by_id.contains_key(&id) {
             return Err(BlockError::invalid(format!("Duplicate ID '{id}' for chardev")));
         }

@@ -190,10 +190,7 @@ async fn wait(
 
 impl Daemon {
     /// Does what the options say, in their order; text is for help that was asked for.
-    async fn set_up(
-        &mut self,
-        settings: &[(char, String)],
-    ) -> std::result::Result<Option<String>, Failed> {
+    async fn set_up(&mut self, settings: &[(char, String)]) -> std::result::Result<Option<String>, Failed> {
         for (letter, text) in settings {
             match self.set(*letter, text).await {
                 Ok(None) => {}
@@ -235,9 +232,8 @@ impl Daemon {
     }
 
     async fn blockdev(&mut self, options: Options) -> Result<()> {
-        let driver = options
-            .get("driver")
-            .ok_or_else(|| BlockError::invalid("Parameter 'driver' is missing"))?;
+        let driver =
+            options.get("driver").ok_or_else(|| BlockError::invalid("Parameter 'driver' is missing"))?;
         if self.registry.driver(driver).is_none() {
             return Err(BlockError::invalid(format!("Parameter 'driver' does not accept value '{driver}'")));
         }

@@ -262,8 +262,7 @@ impl Connection {
         let mut frame = Frame { header: &header[..len], bytes, sent: 0, outgoing };
         while frame.sent < frame.len() {
             let (head, tail) = frame.rest();
-            let count =
-                self.send_some(&[IoSlice::new(head), IoSlice::new(tail)], pending.cookie).await?;
+            let count = self.send_some(&[IoSlice::new(head), IoSlice::new(tail)], pending.cookie).await?;
             frame.sent += count;
             pending.sent = true;
         }

@@ -16,9 +16,7 @@ use crate::address::Address;
 use crate::client::connection::{Connection, Expects, Failure};
 use crate::client::handshake::{Agreed, ExportInfo, Wanted, connect};
 use crate::client::journal::{Change, Journal};
-use crate::protocol::{
-    CommandFlags, HeaderStyle, MAX_PAYLOAD, TransmissionFlags, allocation, command,
-};
+use crate::protocol::{CommandFlags, HeaderStyle, MAX_PAYLOAD, TransmissionFlags, allocation, command};
 
 /// The pause after a failed attempt to connect.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,7 +38,8 @@ impl Target {
         match select(std::pin::pin!(attempt), Timer::after(ATTEMPT)).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
-                Err(BlockError::os(libc::ETIMEDOUT).context(format!("Failed to connect to '{}'", self.address)))
+                Err(BlockError::os(libc::ETIMEDOUT)
+                    .context(format!("Failed to connect to '{}'", self.address)))
             }
         }
     }
@@ -380,12 +379,13 @@ impl Node for NbdNode {
         }
         let len = match self.style {
             HeaderStyle::Extended => len,
-            _ => len.min(u64::from(u32::MAX) / u64::from(self.info.minimum_block) * u64::from(self.info.minimum_block)),
+            _ => len.min(
+                u64::from(u32::MAX) / u64::from(self.info.minimum_block) * u64::from(self.info.minimum_block),
+            ),
         };
         let expects = Expects::Status { length: len, extent: None };
-        let (expects, result) = self
-            .request(CommandFlags::REQ_ONE, command::BLOCK_STATUS, (offset, len), None, expects)
-            .await;
+        let (expects, result) =
+            self.request(CommandFlags::REQ_ONE, command::BLOCK_STATUS, (offset, len), None, expects).await;
         result?;
         let Expects::Status { extent: Some((len, extent)), .. } = expects else { return Ok(data) };
         let mut flags = known;

@@ -97,7 +97,10 @@ impl Export {
             return Err(BlockError::invalid(format!("export name '{}' too long", options.name)));
         }
         if options.description.len() > MAX_STRING {
-            return Err(BlockError::invalid(format!("export description '{}' too long", options.description)));
+            return Err(BlockError::invalid(format!(
+                "export description '{}' too long",
+                options.description
+            )));
         }
         if options.writable && node.is_read_only() {
             return Err(BlockError::new(libc::EPERM, "Cannot export a read-only node for writing"));
@@ -277,11 +280,7 @@ impl Export {
 }
 
 /// A bitmap of the disk, or of a layer below it.
-async fn find_bitmap(
-    node: &Arc<BlockNode>,
-    name: &str,
-    writable: bool,
-) -> Result<Arc<Mutex<DirtyBitmap>>> {
+async fn find_bitmap(node: &Arc<BlockNode>, name: &str, writable: bool) -> Result<Arc<Mutex<DirtyBitmap>>> {
     let mut layer = Some(node.skip_filters());
     while let Some(node) = layer {
         if let Some(bitmaps) = node.driver().bitmaps() {
