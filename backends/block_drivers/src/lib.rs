@@ -14,7 +14,9 @@ pub fn registry() -> Registry {
     registry.add(NullDriver::AIO);
     registry.add(rhea_nbd::NbdDriver);
     registry.add(RawDriver);
+    registry.add(rhea_qcow2::Qcow2Driver);
     registry.add(rhea_vhdx::VhdxDriver);
+    registry.add(rhea_vmdk::VmdkDriver);
     registry.add(LuksDriver);
     registry.add(rhea_block_filters::ThrottleDriver);
     registry.add(rhea_block_filters::CopyOnReadDriver);

@@ -16,9 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
-use rhea_block::{
-    BackingSlot, BlockError, BlockStatus, Edge, Result, StatusFlags, WriteFlags, read_behind,
-};
+use rhea_block::{BackingSlot, BlockError, BlockStatus, Edge, Result, StatusFlags, WriteFlags, read_behind};
 
 use crate::ranges::RangeLocks;
 use crate::tables::{Rank, TableCache};
@@ -170,12 +168,7 @@ pub(crate) async fn write(map: &(impl ClusterMap + ?Sized), offset: u64, data: I
     Ok(())
 }
 
-async fn write_data(
-    map: &(impl ClusterMap + ?Sized),
-    to: u64,
-    at: u64,
-    part: IoView<'_>,
-) -> Result<()> {
+async fn write_data(map: &(impl ClusterMap + ?Sized), to: u64, at: u64, part: IoView<'_>) -> Result<()> {
     let file = map.file().node();
     match map.encrypt(at, &part).await? {
         Some(data) => file.write(to, &data, WriteFlags::empty()).await,
@@ -185,12 +178,7 @@ async fn write_data(
 
 /// Writes to clusters without storage of their own; says how many bytes of the part are written (0: somebody else was
 /// quicker, the map has changed).
-async fn write_new(
-    map: &(impl ClusterMap + ?Sized),
-    at: u64,
-    part: IoView<'_>,
-    count: u64,
-) -> Result<usize> {
+async fn write_new(map: &(impl ClusterMap + ?Sized), at: u64, part: IoView<'_>, count: u64) -> Result<usize> {
     let size = map.cluster_size();
     let cluster = at / size;
     let storage;

@@ -20,7 +20,10 @@ struct State {
 impl FileEnd {
     /// Storage starts at `next`; the file is `length` bytes long.
     pub(crate) fn new(next: u64, length: u64) -> Self {
-        Self { growing: async_lock::Mutex::new(()), state: Mutex::new(State { next, fresh: length.max(next) }) }
+        Self {
+            growing: async_lock::Mutex::new(()),
+            state: Mutex::new(State { next, fresh: length.max(next) }),
+        }
     }
 
     /// `len` bytes: where, and whether they read as zeroes. `limit` is the end of what the format can address.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView, block_on};
 use rhea_block::{
-    BlockError, BlockNode, BlockStatus, Limits, MemoryNode, Node, OpenFlags, Registry, Repair, Result, Truncate,
-    WriteFlags,
+    BlockError, BlockNode, BlockStatus, Limits, MemoryNode, Node, OpenFlags, Registry, Repair, Result,
+    Truncate, WriteFlags,
 };
 use rhea_options::Options;
 

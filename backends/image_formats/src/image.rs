@@ -1,12 +1,13 @@
 //! The node of a format that maps clusters.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BackingFile, BlockError, BlockNode, BlockStatus, CheckResult, Edge, FormatInfo, Limits, Node, OpenFlags,
-    PersistentBitmaps, Repair, Result, StatusFlags, Truncate, WriteFlags,
+    BackingFile, BlockError, BlockNode, BlockStatus, CheckResult, Edge, FormatInfo, Limits, Node,
+    OpenContext, OpenFlags, PersistentBitmaps, Repair, Result, StatusFlags, Truncate, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -70,12 +71,29 @@ pub(crate) trait ImageFormat: ClusterMap + 'static {
     }
     /// Held by requests that use the map; those that free storage wait for them.
     fn users(&self) -> &async_lock::RwLock<()>;
-    /// Whether nothing may be written.
-    fn is_read_only(&self) -> bool;
+    /// Comes before the first write: repairs what was left unclean, refuses what would do harm.
+    async fn prepare_writing(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// An image of a format that maps clusters.
-pub(crate) struct ImageNode<F>(pub(crate) F);
+pub(crate) struct ImageNode<F>(F, AtomicBool);
+
+impl<F: ImageFormat> ImageNode<F> {
+    /// The node of an image that is open as the context says.
+    pub(crate) async fn new(format: F, context: &OpenContext<'_>) -> Result<Self> {
+        let looks_only = context.flags.intersects(OpenFlags::CHECK | OpenFlags::NO_IO);
+        if context.writable() && !looks_only {
+            format.prepare_writing().await?;
+        }
+        Ok(Self(format, AtomicBool::new(!context.writable())))
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.1.load(Relaxed)
+    }
+}
 
 #[async_trait]
 impl<F: ImageFormat> Node for ImageNode<F> {
@@ -165,7 +183,7 @@ impl<F: ImageFormat> Node for ImageNode<F> {
     }
 
     async fn check(&self, repair: Repair) -> Result<CheckResult> {
-        if self.0.is_read_only() && repair != Repair::default() {
+        if self.is_read_only() && repair != Repair::default() {
             return Err(BlockError::os(libc::EPERM));
         }
         // The file is what is checked.
@@ -188,18 +206,21 @@ impl<F: ImageFormat> Node for ImageNode<F> {
         if let Some(entry) = options.entries().first() {
             return Err(BlockError::unsupported(format!("the option '{}' cannot be changed", entry.key)));
         }
-        if !flags.contains(OpenFlags::READ_ONLY) && self.0.is_read_only() {
-            return Err(BlockError::unsupported("this driver cannot be reopened for writing"));
+        let read_only = flags.contains(OpenFlags::READ_ONLY);
+        match (self.is_read_only(), read_only) {
+            (true, false) => self.0.prepare_writing().await?,
+            (false, true) => {
+                clusters::flush(&self.0).await?;
+                self.0.leave_clean().await?;
+            }
+            _ => {}
         }
-        if flags.contains(OpenFlags::READ_ONLY) && !self.0.is_read_only() {
-            clusters::flush(&self.0).await?;
-            self.0.leave_clean().await?;
-        }
+        self.1.store(read_only, Relaxed);
         Ok(())
     }
 
     async fn close(&self) -> Result<()> {
-        if self.0.is_read_only() {
+        if self.is_read_only() {
             return Ok(());
         }
         clusters::flush(&self.0).await?;
@@ -228,5 +249,6 @@ pub(crate) async fn finish_file(file: Arc<BlockNode>) -> Result<()> {
 /// The `size` option, in bytes, rounded up to whole sectors.
 pub(crate) fn take_size(options: &mut Options) -> Result<u64> {
     let size = options.take::<rhea_options::Size>("size")?.map_or(0, |size| size.0);
-    size.checked_next_multiple_of(512).ok_or_else(|| BlockError::new(libc::EFBIG, "the image size is too large"))
+    size.checked_next_multiple_of(512)
+        .ok_or_else(|| BlockError::new(libc::EFBIG, "the image size is too large"))
 }

@@ -5,7 +5,8 @@ use rhea_block::{BlockError, Result};
 /// Version 4, all fields in network order.
 pub(crate) fn random() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| BlockError::new(libc::EIO, format!("no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| BlockError::new(libc::EIO, format!("no random numbers: {error}")))?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(bytes)

@@ -108,8 +108,12 @@ struct Expected {
 impl Expected {
     fn check(&self, data: &[u8], what: &str) {
         for (at, (&byte, &flushed)) in data.iter().zip(&self.flushed).enumerate() {
-            let written = |&&(from, to, value): &&(usize, usize, u8)| (from..to).contains(&at) && value == byte;
-            assert!(byte == flushed || self.since.iter().find(written).is_some(), "{what}: {at:#x} reads {byte:#x}");
+            let written =
+                |&&(from, to, value): &&(usize, usize, u8)| (from..to).contains(&at) && value == byte;
+            assert!(
+                byte == flushed || self.since.iter().find(written).is_some(),
+                "{what}: {at:#x} reads {byte:#x}"
+            );
         }
     }
 }
@@ -125,7 +129,8 @@ async fn check_after_crash(format: &str, file: Vec<u8>, expected: &Expected, wha
             let counts = message.strip_prefix("ERROR: allocated blocks mismatch, is ");
             let ahead = counts.and_then(|counts| {
                 let (is, should) = counts.split_once(", should be ")?;
-                Some(is.parse::<u64>().ok()? > should.parse::<u64>().ok()?)
+                // The map has fewer blocks than the header counts.
+                Some(is.parse::<u64>().ok()? < should.parse::<u64>().ok()?)
             });
             ahead == Some(true) || *message == "ERROR image was not closed correctly"
         };
@@ -139,7 +144,7 @@ async fn check_after_crash(format: &str, file: Vec<u8>, expected: &Expected, wha
 async fn crash(format: &str, set: &str, seed: u64) {
     let folder = Folder::new();
     let file = folder.file("image");
-    let size = 3u64 << 20;
+    let size = 2u64 << 20;
     create(&registry(), format, &file, set, size).await;
     let start = std::fs::read(&file).expect("image");
     let (opened, log) = open_in_memory(format, start.clone(), OpenFlags::empty()).await;
@@ -149,7 +154,7 @@ async fn crash(format: &str, set: &str, seed: u64) {
     // What may be expected from each operation of the file on.
     let mut now = vec![0; length as usize];
     let mut stages = vec![(0, expected.flushed.clone(), vec![])];
-    for _ in 0..25 {
+    for _ in 0..16 {
         let at = random.below(length - 1);
         let len = random.below(100_000).min(length - at);
         let range = at as usize..(at + len) as usize;
@@ -181,7 +186,8 @@ async fn crash(format: &str, set: &str, seed: u64) {
             let mut file = durable.clone();
             // None of what was not flushed happened, half of it, all of it.
             pending.iter().filter(|_| random.below(100) < odds * 25).for_each(|op| apply(&mut file, op));
-            let what = format!("{format} {set} seed {seed}, crash before operation {count}, variant {variant}");
+            let what =
+                format!("{format} {set} seed {seed}, crash before operation {count}, variant {variant}");
             check_after_crash(format, file, &expected, &what).await;
         }
         match op {

@@ -114,7 +114,7 @@ fn errors_name_the_field() {
             image[*at..at + bytes.len()].copy_from_slice(bytes);
             std::fs::write(&file, image).expect("image");
             let error = registry.open(&file, Some(format), OpenFlags::READ_ONLY).await.expect_err(message);
-            assert_eq!(error.to_string(), format!("Could not open '{file}': {message}"), "{format} at {at:#x}");
+            assert!(error.to_string().ends_with(message), "{format} at {at:#x}: {error}");
         });
     }
 }

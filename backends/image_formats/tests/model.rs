@@ -11,9 +11,19 @@ use support::*;
 #[derive(Debug, Clone)]
 enum Step {
     /// At once: pieces of a range, each with its own byte.
-    Write { at: u64, lens: Vec<u64>, byte: u8 },
-    Zero { at: u64, len: u64 },
-    Discard { at: u64, len: u64 },
+    Write {
+        at: u64,
+        lens: Vec<u64>,
+        byte: u8,
+    },
+    Zero {
+        at: u64,
+        len: u64,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
     Flush,
     Reopen,
 }
@@ -103,7 +113,7 @@ async fn run_steps(format: &str, set: &str, steps: &[Step], size: u64) -> Result
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn images_hold_what_was_written(steps in prop::collection::vec(step(), 1..20), size in 1u64..5000) {
@@ -112,5 +122,28 @@ proptest! {
                 block_on(run_steps(format, set, &steps, size * 512))?;
             }
         }
+    }
+}
+
+#[test]
+fn images_opened_for_reading_can_be_written_after_a_reopen() {
+    let registry = registry();
+    for (format, _) in WRITABLE {
+        let folder = Folder::new();
+        let file = folder.file("image");
+        block_on(async {
+            create(&registry, format, &file, "", 4 << 20).await;
+            let node = registry.open(&file, Some(format), OpenFlags::READ_ONLY).await.expect("opened");
+            node.reopen(OpenFlags::UNMAP, Default::default()).await.expect(format);
+            node.write_bytes(1000, &[7; 2000]).await.expect("written");
+            node.reopen(OpenFlags::READ_ONLY, Default::default()).await.expect(format);
+            node.write_bytes(1000, &[8; 2000]).await.expect_err("read-only again");
+            node.close().await.expect("closed");
+            let opened = open(&registry, format, &file, OpenFlags::READ_ONLY).await;
+            let mut data = [0; 4000];
+            opened.node.read_bytes(0, &mut data).await.expect("read");
+            assert!(data[1000..3000].iter().all(|&b| b == 7), "{format}");
+            opened.close().await;
+        });
     }
 }

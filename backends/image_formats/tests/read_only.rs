@@ -38,7 +38,11 @@ fn check(format: &str, name: &str, image: &[u8], model: &[u8], by_qemu: bool) {
         assert_eq!(opened.node.length(), model.len() as u64);
         let mut data = vec![0; model.len()];
         opened.node.read_bytes(0, &mut data).await.expect("read");
-        assert!(data == model, "{format}: differs at {:x?}", data.iter().zip(model).position(|(a, b)| a != b));
+        assert!(
+            data == model,
+            "{format}: differs at {:x?}",
+            data.iter().zip(model).position(|(a, b)| a != b)
+        );
         let mut random = Random(5);
         for _ in 0..50 {
             let at = random.below(model.len() as u64) as usize;
@@ -69,7 +73,8 @@ fn bochs() {
         image[..22].copy_from_slice(b"Bochs Virtual HD Image");
         image[32..39].copy_from_slice(b"Redolog");
         image[48..55].copy_from_slice(b"Growing");
-        for (at, value) in [(64, version), (68, 512), (72, entries as u32), (76, bitmap), (80, extent as u32)] {
+        for (at, value) in [(64, version), (68, 512), (72, entries as u32), (76, bitmap), (80, extent as u32)]
+        {
             image[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         let at = if version == 0x0001_0000 { 84 } else { 88 };
@@ -105,7 +110,8 @@ fn bochs() {
 fn cloop() {
     let block = 65536;
     let model = disk(block * 9);
-    let mut image = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n".to_vec();
+    let mut image =
+        b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n".to_vec();
     image.resize(128, 0);
     image.extend((block as u32).to_be_bytes());
     let blocks: Vec<Vec<u8>> = model.chunks(block).map(zlib).collect();
@@ -173,7 +179,9 @@ fn dmg(model: &[u8], kinds: &[u32], as_resources: bool) -> Vec<u8> {
         fork.resize(fork.len() + 64, 0);
         data.extend(fork);
     } else {
-        data.extend(b"<?xml version=\"1.0\"?><plist><dict><key>blkx</key><array><dict><key>Data</key><data>\n");
+        data.extend(
+            b"<?xml version=\"1.0\"?><plist><dict><key>blkx</key><array><dict><key>Data</key><data>\n",
+        );
         data.extend(base64(&mish));
         data.extend(b"\n</data></dict></array></dict></plist>\n");
     }

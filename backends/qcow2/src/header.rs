@@ -232,6 +232,27 @@ impl Header {
         }
     }
 
+    /// How many bytes [`Header::parse`] looks at, as far as the image's first bytes tell: up to the end of the extensions
+    /// and of the backing file's name.
+    pub fn needs(start: &[u8]) -> usize {
+        let version = if start.len() >= V3_MIN_LENGTH { u32_at(start, 4) } else { 2 };
+        let mut at = if version >= 3 { u32_at(start, 100) as usize } else { V2_LENGTH };
+        loop {
+            if at.saturating_add(8) > start.len() {
+                return usize::MAX;
+            }
+            let (kind, len) = (u32_at(start, at), u32_at(start, at + 4) as usize);
+            at += 8;
+            if kind == EXT_END {
+                break;
+            }
+            at = at.saturating_add(len).saturating_add(7);
+            at -= at % 8;
+        }
+        let name_end = u64_at(start, 8).saturating_add(u64::from(u32_at(start, 16)));
+        at.max(usize::try_from(name_end).unwrap_or(usize::MAX))
+    }
+
     /// Parses the first cluster (shorter if the file is).
     pub fn parse(cluster: &[u8]) -> Result<Self> {
         let cluster_size = Self::cluster_size_of(cluster)?;
@@ -534,6 +555,7 @@ impl Header {
         for (kind, data) in &extensions {
             push_extension(&mut bytes, *kind, data);
         }
+        // Behind the others, where its coming and going moves nothing.
         let backing_len = self.backing_file.as_ref().map_or(0, String::len);
         // The table of names is only a courtesy: it gives way to what is needed.
         let names = feature_name_table();
@@ -549,6 +571,28 @@ impl Header {
         }
         if bytes.len() > cluster_size {
             return Err(BlockError::new(libc::ENOSPC, "The image header does not fit into a cluster"));
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes to store where `disk` is the image's start with the header `old`. What only changes numbers leaves
+    /// everything but these numbers as it is, so that few sectors change.
+    pub fn bytes_over(&self, old: &Self, disk: &[u8]) -> Result<Vec<u8>> {
+        let same_names = self.backing_file == old.backing_file && self.unknown_fields == old.unknown_fields;
+        if self.version != old.version || !same_names || self.extensions() != old.extensions() {
+            return self.serialize();
+        }
+        let mut bytes = disk.to_vec();
+        let fixed = self.fixed_fields();
+        // Up to the backing file's name, whose place stays; behind it, up to the header's length, which stays as well.
+        bytes[..8].copy_from_slice(&fixed[..8]);
+        let end = match self.version {
+            2 => V2_LENGTH,
+            _ => V3_MIN_LENGTH - 4,
+        };
+        bytes[20..end].copy_from_slice(&fixed[20..end]);
+        if self.compression_type != old.compression_type {
+            return self.serialize();
         }
         Ok(bytes)
     }

@@ -120,6 +120,10 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The part of the segment in a range that lies within it.
     fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len);
@@ -382,6 +386,13 @@ impl<'a> IoView<'a> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// These bytes and then others, as one stretch.
+    pub fn followed_by(mut self, next: IoView<'a>) -> IoView<'a> {
+        self.len += next.len;
+        self.segments.extend(next.segments);
+        self
     }
 
     /// A part of the bytes.

@@ -326,8 +326,8 @@ impl Drop for Depth<'_> {
 
 /// Runs the thread's executor until the future has ended, and with it whatever was spawned on this thread.
 ///
-/// What the kernel has under way in files then, as nobody waits for it any more, is waited for: other threads may, for
-/// it to end.
+/// What the kernel has under way in files then is waited for, as others may wait for it to end, and sockets that were
+/// closed are closed for the kernel too.
 ///
 /// # Panics
 /// If the kernel refuses to work with the thread's ring any more, as after a `fork`: a process must not fork between its

@@ -22,6 +22,9 @@ use crate::executor::{self, Shared};
 use crate::file::OpenFile;
 use crate::pool;
 
+/// Bytes of a request that another thread should copy.
+pub(crate) const LARGE: usize = 512 << 10;
+
 /// What is to be done.
 pub(crate) enum Request {
     Read {
@@ -59,6 +62,17 @@ impl Request {
             | Self::Allocate { file, .. } => Some(file),
             Self::Readiness { .. } => None,
         }
+    }
+
+    /// Whether copying from or to the page cache takes so long that the kernel's threads should do it, while the
+    /// executor does something else; and not the executor's own thread, in the course of submitting it.
+    fn is_better_done_aside(&self) -> bool {
+        let (file, len) = match self {
+            Self::Read { file, data, .. } => (file, data.len()),
+            Self::Write { file, data, .. } => (file, data.iter().map(crate::buffer::Segment::len).sum()),
+            _ => return false,
+        };
+        file.is_cached() && len >= LARGE
     }
 
     /// The file that it changes, if it does.
@@ -136,6 +150,10 @@ impl Operation {
                 opcode::Fallocate::new(Fd(file.as_raw_fd()), len).offset(offset).mode(mode).build()
             }
             Request::Readiness { fd, events } => opcode::PollAdd::new(Fd(fd), events as u32).build(),
+        };
+        let entry = match request.is_better_done_aside() {
+            true => entry.flags(io_uring::squeue::Flags::ASYNC),
+            false => entry,
         };
         entry.user_data(u64::from(slot))
     }

@@ -180,13 +180,16 @@ impl Ring {
         wakers.append(&mut self.ready);
     }
 
-    /// Waits until no file has an operation under way here.
+    /// Waits until no file has an operation under way here, and what was called off is gone.
     pub(crate) fn finish_files(&mut self) -> io::Result<()> {
-        while self.running > self.waiting {
-            self.enter(1, None)?;
+        loop {
+            let files = self.running > self.waiting;
+            if !files && !self.wants_to_enter() {
+                return Ok(());
+            }
+            self.enter(usize::from(files), None)?;
             self.reap();
         }
-        Ok(())
     }
 
     /// Waits until the kernel has nothing of ours any more. Waiting for readiness is called off.

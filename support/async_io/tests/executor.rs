@@ -199,6 +199,28 @@ fn sockets_carry_much_both_ways() {
 }
 
 #[test]
+fn what_is_closed_is_closed_once_the_executor_is_left() {
+    let (one, other) = UnixStream::pair().unwrap();
+    block_on(async {
+        let one = Async::new(one).unwrap();
+        let wait = pin!(one.readable());
+        let timer = pin!(Timer::after(Duration::from_millis(5)));
+        // The kernel is asked to wait, and waits.
+        assert!(matches!(
+            futures_lite::future::or(async { wait.await.map(|()| 1) }, async {
+                timer.await;
+                Ok(2)
+            })
+            .await,
+            Ok(2)
+        ));
+        drop(one);
+    });
+    other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(std::io::Read::read(&mut &other, &mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn tcp_connects_and_is_refused() {
     block_on(async {
         let server = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();

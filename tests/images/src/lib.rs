@@ -138,6 +138,16 @@ impl Bench {
         }
     }
 
+    /// Ends the test's work here; what differed.
+    pub fn end(mut self) -> String {
+        std::mem::take(&mut self.differences)
+    }
+
+    /// Notes something else that is wrong.
+    pub fn note_failure(&mut self, text: &str) {
+        let _ = writeln!(self.differences, "{text}");
+    }
+
     /// Fails if any differences were noted.
     #[track_caller]
     pub fn done(self) {

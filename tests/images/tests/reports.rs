@@ -68,14 +68,18 @@ fn option_words(options: &str) -> String {
 
 /// Asks everything of images of the formats, made by `make`.
 fn ask(formats: &[&str], make: impl Fn(&Bench, &str, &str)) {
+    let mut differences = String::new();
     for (format, options) in IMAGES.iter().filter(|(f, _)| formats.contains(f)) {
         let Some(mut bench) = Bench::new(env!("CARGO_BIN_EXE_qemu-img")) else { return };
         bench.data("d", 3 << 20, 7);
         make(&bench, format, options);
         QUESTIONS.iter().for_each(|question| bench.same(&question.replace("{f}", format)));
-        println!("{format} {options}");
-        bench.done();
+        let found = bench.end();
+        if !found.is_empty() {
+            differences += &format!("== {format} {options}\n{found}");
+        }
     }
+    assert!(differences.is_empty(), "{differences}");
 }
 
 fn empty(bench: &Bench, format: &str, options: &str) {
@@ -236,6 +240,7 @@ const STORIES: &[(&[&str], &[&str])] = &[
 
 #[test]
 fn of_images_with_a_story() {
+    let mut differences = String::new();
     for (steps, questions) in STORIES {
         let Some(mut bench) = Bench::new(env!("CARGO_BIN_EXE_qemu-img")) else { return };
         bench.data("d", 3 << 20, 11);
@@ -247,8 +252,12 @@ fn of_images_with_a_story() {
             }
         }
         questions.iter().for_each(|question| bench.same(question));
-        bench.done();
+        let found = bench.end();
+        if !found.is_empty() {
+            differences += &format!("== {}\n{found}", steps.join("; "));
+        }
     }
+    assert!(differences.is_empty(), "{differences}");
 }
 
 /// Runs a step with Debian's tools. An underline stands for a space within an argument of qemu-io.

@@ -76,6 +76,10 @@ struct Comparison {
     next: AsyncMutex<u64>,
     /// The first difference found so far.
     difference: AtomicU64,
+    /// Differences in what is allocated count as well.
+    strict: bool,
+    /// Where the first of them is.
+    unlike: AtomicU64,
     board: Arc<Board>,
 }
 
@@ -90,17 +94,16 @@ impl Side {
         Self { node: image.node.clone(), name: image.name.clone(), length: image.length() }
     }
 
-    /// Whether the disk is known to read as zeroes at `at`, and for how many bytes that holds. Beyond its end it is taken
-    /// to go on with zeroes.
-    async fn status(&self, at: u64, total: u64) -> Outcome<(bool, u64)> {
+    /// What is at `at`, and for how many bytes that holds. Beyond its end the disk is taken to go on with zeroes.
+    async fn status(&self, at: u64, total: u64) -> Outcome<(StatusFlags, u64)> {
         if at >= self.length {
-            return Ok((true, total - at));
+            return Ok((StatusFlags::ZERO, total - at));
         }
         let asked = chain::status(&self.node, at, self.length - at).await;
         let (status, _) = asked
             .told(format!("Sector allocation test failed for {}", self.name))
             .map_err(|f| f.with_status(NO_STATUS))?;
-        Ok((status.flags.contains(StatusFlags::ZERO), status.len))
+        Ok((status.flags, status.len))
     }
 
     async fn read(&self, at: u64, len: u64, buffer: &mut IoVector) -> Outcome<()> {
@@ -140,8 +143,16 @@ async fn compare(a: &Image, b: &Image, strict: bool, quiet: bool, meter: &Meter)
         return Ok(DIFFERENT);
     }
     let board = Arc::new(Board::default());
-    let (next, difference) = (AsyncMutex::new(0), AtomicU64::new(NONE));
-    let comparison = Arc::new(Comparison { a, b, total, next, difference, board: board.clone() });
+    let comparison = Arc::new(Comparison {
+        a,
+        b,
+        total,
+        next: AsyncMutex::new(0),
+        difference: AtomicU64::new(NONE),
+        strict,
+        unlike: AtomicU64::new(NONE),
+        board: board.clone(),
+    });
     let work = {
         let comparison = comparison.clone();
         move || {
@@ -151,6 +162,11 @@ async fn compare(a: &Image, b: &Image, strict: bool, quiet: bool, meter: &Meter)
     };
     crew::run(crew::threads(total, LANES), &board, meter, total, work).await?;
     let difference = comparison.difference.load(Relaxed);
+    let unlike = comparison.unlike.load(Relaxed);
+    if unlike != NONE && unlike <= difference {
+        say(&format!("Strict mode: Offset {unlike} block status mismatch!"));
+        return Ok(DIFFERENT);
+    }
     if shorter != total && difference >= shorter {
         say("Warning: Image size mismatch!");
     }
@@ -201,8 +217,14 @@ impl Comparison {
         if at >= self.total.min(self.difference.load(Relaxed)) || self.board.is_stopped() {
             return Ok(None);
         }
-        let (zero_a, len_a) = self.a.status(at, self.total).await?;
-        let (zero_b, len_b) = self.b.status(at, self.total).await?;
+        let (flags_a, len_a) = self.a.status(at, self.total).await?;
+        let (flags_b, len_b) = self.b.status(at, self.total).await?;
+        if self.strict && flags_a != flags_b {
+            self.unlike.fetch_min(at, Relaxed);
+            *next = NONE;
+            return Ok(None);
+        }
+        let (zero_a, zero_b) = (flags_a.contains(StatusFlags::ZERO), flags_b.contains(StatusFlags::ZERO));
         let mut len = len_a.min(len_b);
         if !(zero_a && zero_b) {
             len = len.min(PIECE - at % PIECE);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, Node, OpenContext, Result, ResultExt, Role,
-    StatusFlags, WriteFlags,
+    BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, Node, OpenContext, Result, ResultExt,
+    Role, StatusFlags, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -106,7 +106,9 @@ impl BochsImage {
             return Err(BlockError::malformed("Catalog size is too small for this disk size"));
         }
         if u64::from(bitmap) * 8 * 512 < u64::from(extent) {
-            return Err(BlockError::malformed(format!("Bitmap size {bitmap} is too small for the extent size")));
+            return Err(BlockError::malformed(format!(
+                "Bitmap size {bitmap} is too small for the extent size"
+            )));
         }
         let catalog = Table { offset: header_len.into(), len: u64::from(entries) * 4 };
         Ok(Self {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView, unblock};
 use rhea_block::{
-    BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, Node, OpenContext, Result, ResultExt, Role,
-    StatusFlags, WriteFlags,
+    BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, Node, OpenContext, Result, ResultExt,
+    Role, StatusFlags, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -21,7 +21,8 @@ use crate::fields::{be32, be64};
 use crate::read_only::{LastPart, check_read_only, refuse_write};
 use crate::tables::{Table, TableCache};
 
-const MAGIC: &[u8] = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+const MAGIC: &[u8] =
+    b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
 const BLOCK_SIZE_AT: usize = 128;
 const OFFSETS_AT: u64 = 136;
 const MAX_BLOCK: u32 = 64 << 20;
@@ -76,9 +77,7 @@ impl CloopImage {
         }
         let offsets = Table { offset: OFFSETS_AT, len: (u64::from(blocks) + 1) * 8 };
         if offsets.len > MAX_OFFSETS {
-            return Err(BlockError::malformed(
-                "image requires too many offsets, try increasing block size",
-            ));
+            return Err(BlockError::malformed("image requires too many offsets, try increasing block size"));
         }
         Ok(Self {
             tables: TableCache::new(file.clone()),
@@ -120,7 +119,9 @@ impl CloopImage {
             flate2::read::ZlibDecoder::new(&bytes[..]).read_exact(&mut block).map(|()| block)
         })
         .await
-        .map_err(|error| BlockError::new(libc::EIO, format!("block {number} does not decompress: {error}")))?;
+        .map_err(|error| {
+            BlockError::new(libc::EIO, format!("block {number} does not decompress: {error}"))
+        })?;
         let block = Arc::new(block);
         self.last.put(number, block.clone());
         Ok(block)

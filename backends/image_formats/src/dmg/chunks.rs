@@ -75,7 +75,8 @@ impl Chunks {
         for entry in entries.take(count) {
             let Some(kind) = Kind::of(be32(entry, 0))? else { continue };
             let number = self.chunks.len();
-            let too_large = |what: &str| BlockError::malformed(format!("{what} of chunk {number} is too large"));
+            let too_large =
+                |what: &str| BlockError::malformed(format!("{what} of chunk {number} is too large"));
             let bytes_of = |sectors: u64| sectors.checked_mul(512).filter(|&b| b <= rhea_block::MAX_LENGTH);
             let start = first_sector
                 .checked_add(be64(entry, 8))

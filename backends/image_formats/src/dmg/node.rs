@@ -23,7 +23,8 @@ pub(super) struct DmgImage {
 /// Decompresses a chunk to exactly `len` bytes.
 fn decompress(kind: Kind, bytes: &[u8], len: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; len];
-    let failed = |error: std::io::Error| BlockError::new(libc::EIO, format!("it does not decompress: {error}"));
+    let failed =
+        |error: std::io::Error| BlockError::new(libc::EIO, format!("it does not decompress: {error}"));
     match kind {
         Kind::Zlib => flate2::read::ZlibDecoder::new(bytes).read_exact(&mut out).map_err(failed)?,
         Kind::Bzip2 => bzip2::read::BzDecoder::new(bytes).read_exact(&mut out).map_err(failed)?,

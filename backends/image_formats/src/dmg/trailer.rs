@@ -23,10 +23,10 @@ mod at {
 pub(super) async fn read(file: &BlockNode) -> Result<(u64, Chunks)> {
     let trailer = find(file).await?;
     let sectors = be64(&trailer, at::SECTOR_COUNT);
-    let length = sectors
-        .checked_mul(512)
-        .filter(|&length| length <= rhea_block::MAX_LENGTH)
-        .ok_or_else(|| BlockError::malformed(format!("sector count {sectors} of the trailer is too large")))?;
+    let length =
+        sectors.checked_mul(512).filter(|&length| length <= rhea_block::MAX_LENGTH).ok_or_else(|| {
+            BlockError::malformed(format!("sector count {sectors} of the trailer is too large"))
+        })?;
     let mut chunks = Chunks::new(be64(&trailer, at::DATA_FORK_OFFSET));
     let resources = (be64(&trailer, at::RSRC_FORK_OFFSET), be64(&trailer, at::RSRC_FORK_LENGTH));
     let xml = (be64(&trailer, at::XML_OFFSET), be64(&trailer, at::XML_LENGTH));
@@ -75,13 +75,12 @@ fn resource_fork(bytes: &[u8], chunks: &mut Chunks) -> Result<()> {
         return Err(bad("length"));
     }
     let (start, len) = (be32(bytes, 0) as usize, be32(bytes, 8) as usize);
-    let mut rest = start
-        .checked_add(len)
-        .and_then(|end| bytes.get(start..end))
-        .ok_or_else(|| bad("data offset"))?;
+    let mut rest =
+        start.checked_add(len).and_then(|end| bytes.get(start..end)).ok_or_else(|| bad("data offset"))?;
     while rest.len() >= 4 {
         let len = be32(rest, 0) as usize;
-        let resource = len.checked_add(4).and_then(|end| rest.get(4..end)).ok_or_else(|| bad("resource length"))?;
+        let resource =
+            len.checked_add(4).and_then(|end| rest.get(4..end)).ok_or_else(|| bad("resource length"))?;
         chunks.add_table(resource)?;
         rest = &rest[4 + len..];
     }

@@ -101,7 +101,9 @@ impl Extension {
         }
         let size = le64(data, 0);
         if size != self.length / 512 {
-            return Err(BlockError::malformed(format!("a dirty bitmap's size of {size} sectors is not the disk's")));
+            return Err(BlockError::malformed(format!(
+                "a dirty bitmap's size of {size} sectors is not the disk's"
+            )));
         }
         let granularity = u64::from(le32(data, 24)) * 512;
         let l1_size = le32(data, 28) as usize;

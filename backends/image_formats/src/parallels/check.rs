@@ -1,5 +1,7 @@
 //! Checking and repairing images.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use rhea_async_io::IoVector;
 use rhea_block::{BlockError, BlockNode, CheckResult, Repair, Result, Truncate, WriteFlags};
 
@@ -48,7 +50,7 @@ pub(super) async fn check(image: &ParallelsImage, repair: Repair) -> Result<Chec
     image.file.node().flush().await?;
     let Check { mut result, end, .. } = check;
     result.image_end_offset = end;
-    if image.header.in_use && repair.errors && result.corruptions == 0 {
+    if image.left_in_use.load(Relaxed) && repair.errors && result.corruptions == 0 {
         image.unmark().await?;
         image.file.node().flush().await?;
     }
@@ -70,15 +72,16 @@ impl Check<'_> {
     }
 
     async fn header(&mut self) -> Result<()> {
-        let header = &self.image.header;
-        if header.in_use {
+        let image = self.image;
+        if image.left_in_use.load(Relaxed) {
             self.corruption("image was not closed correctly".into());
         }
-        if !header.data_off_is_right() {
+        if image.data_off_wrong.load(Relaxed) {
             self.corruption("data_off field has incorrect value".into());
             if self.repair.errors {
-                let sectors = u32::try_from(header.least_data_start() / 512).unwrap_or(0);
+                let sectors = u32::try_from(image.header.least_data_start() / 512).unwrap_or(0);
                 self.file().write_bytes(at::DATA_OFF as u64, &sectors.to_le_bytes()).await?;
+                image.data_off_wrong.store(false, Relaxed);
             }
         }
         Ok(())

@@ -15,12 +15,11 @@ mod node;
 
 use async_trait::async_trait;
 use rhea_block::{
-    CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, OpenFlags, Repair, Result,
-    Role,
+    CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, Result, Role,
 };
 use rhea_options::Options;
 
-use crate::image::{ImageFormat, ImageNode};
+use crate::image::ImageNode;
 
 /// The driver of `parallels`.
 pub struct Parallels;
@@ -41,13 +40,9 @@ impl Driver for Parallels {
 
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let file = context.open_child(options, "file", Role::File).await?;
-        let looks_only = context.flags.intersects(OpenFlags::CHECK | OpenFlags::NO_IO);
         let backing = context.backing.clone();
-        let image = node::ParallelsImage::open(file, backing, !context.writable(), looks_only).await?;
-        if context.writable() && !looks_only && image.needs_check() {
-            image.check(Repair { leaks: true, errors: true }).await?;
-        }
-        Ok(Box::new(ImageNode(image)))
+        let image = node::ParallelsImage::open(file, backing, !context.writable()).await?;
+        Ok(Box::new(ImageNode::new(image, context).await?))
     }
 
     fn create_options(&self) -> &'static [CreateOption] {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rhea_block::{
-    BackingSlot, BlockError, BlockNode, CheckResult, Edge, FormatInfo, MAX_LENGTH, PersistentBitmaps, Repair, Result,
-    ResultExt,
+    BackingSlot, BlockError, BlockNode, CheckResult, Edge, FormatInfo, MAX_LENGTH, PersistentBitmaps, Repair,
+    Result, ResultExt,
 };
 
 use super::bitmap::Extension;
@@ -26,7 +26,6 @@ pub(crate) struct ParallelsImage {
     pub(super) file: Arc<Edge>,
     backing: Arc<BackingSlot>,
     pub(super) header: Header,
-    read_only: bool,
     pub(super) bat: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -37,33 +36,40 @@ pub(crate) struct ParallelsImage {
     free: Mutex<Vec<u64>>,
     /// The header in the file says that the image is in use.
     marked: AtomicBool,
+    /// It said so when the image was opened: somebody died with it.
+    pub(super) left_in_use: AtomicBool,
+    /// The header's `data_off` is wrong.
+    pub(super) data_off_wrong: AtomicBool,
+    /// Clusters were given back since the image was opened.
+    discarded: AtomicBool,
+    /// The BAT refers to clusters beyond the file's end.
+    outside: bool,
     extension: Option<Extension>,
 }
 
 impl ParallelsImage {
-    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, read_only: bool, checks: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, with_bitmaps: bool) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; LEN];
         node.read_bytes(0, &mut bytes).await.context("Could not read the Parallels header")?;
         let header = Header::parse(&bytes)?;
         let bat = Table { offset: LEN as u64, len: u64::from(header.bat_entries) * 4 };
         let (end, outside) = data_end(&node, &header, bat).await?;
-        if outside && !read_only && !checks && !header.in_use {
-            return Err(BlockError::malformed("the BAT refers to clusters beyond the file's end")
-                .with_hint("The image may be cut short. 'qemu-img check -r all' gives up what is missing."));
-        }
         let mut extension = None;
-        if header.ext_off != 0 && read_only {
+        if header.ext_off != 0 && with_bitmaps {
             extension = Some(Extension::read(&node, &header).await?);
         }
         Ok(Self {
             tables: TableCache::new(file.clone()),
             end: FileEnd::new(end, node.length()),
             marked: AtomicBool::new(header.in_use),
+            outside,
+            discarded: AtomicBool::new(false),
+            left_in_use: AtomicBool::new(header.in_use),
+            data_off_wrong: AtomicBool::new(!header.data_off_is_right()),
             file,
             backing,
             header,
-            read_only,
             bat,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -75,7 +81,7 @@ impl ParallelsImage {
 
     /// Whether somebody died with the image open, or the header is wrong.
     pub(super) fn needs_check(&self) -> bool {
-        self.header.in_use || !self.header.data_off_is_right()
+        self.left_in_use.load(Relaxed) || self.data_off_wrong.load(Relaxed)
     }
 
     /// Says in the header that the image is in use. What was recorded of it in the format extension holds no longer.
@@ -97,6 +103,19 @@ impl ParallelsImage {
     pub(super) async fn unmark(&self) -> Result<()> {
         self.file.node().write_bytes(at::IN_USE as u64, &[0; 4]).await?;
         self.marked.store(false, Relaxed);
+        self.left_in_use.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Cuts the file behind the last cluster in use. The BAT is in the file, and nobody writes.
+    async fn cut_tail(&self) -> Result<()> {
+        let file = self.file.node();
+        let (end, outside) = data_end(&file, &self.header, self.bat).await?;
+        if !outside && file.length() > end {
+            self.free.lock().clear();
+            file.truncate(end, rhea_block::Truncate::default()).await?;
+            self.end.set_position(end);
+        }
         Ok(())
     }
 
@@ -239,7 +258,11 @@ impl ClusterMap for ParallelsImage {
 #[async_trait]
 impl ImageFormat for ParallelsImage {
     fn info(&self) -> FormatInfo {
-        FormatInfo { unallocated_is_zero: true, ..FormatInfo::default() }
+        FormatInfo {
+            dirty: self.left_in_use.load(Relaxed),
+            unallocated_is_zero: true,
+            ..FormatInfo::default()
+        }
     }
 
     async fn check(&self, repair: Repair) -> Result<CheckResult> {
@@ -268,6 +291,7 @@ impl ImageFormat for ParallelsImage {
         if given_back.is_empty() {
             return Ok(());
         }
+        self.discarded.store(true, Relaxed);
         // Only when nothing in the file refers to them any more can others have them.
         clusters::write_back(self).await?;
         file.flush().await?;
@@ -280,19 +304,33 @@ impl ImageFormat for ParallelsImage {
     }
 
     fn bitmaps(&self) -> Option<&dyn PersistentBitmaps> {
-        self.extension.as_ref().map(|extension| extension as &dyn PersistentBitmaps)
+        // Whoever writes, or died writing, has not kept them.
+        let extension = self.extension.as_ref().filter(|_| !self.is_marked());
+        extension.map(|extension| extension as &dyn PersistentBitmaps)
+    }
+
+    async fn prepare_writing(&self) -> Result<()> {
+        if self.outside && !self.left_in_use.load(Relaxed) {
+            return Err(BlockError::malformed("the BAT refers to clusters beyond the file's end")
+                .with_hint("The image may be cut short. 'qemu-img check -r all' gives up what is missing."));
+        }
+        if self.needs_check() {
+            self.check(Repair { leaks: true, errors: true }).await?;
+            self.tables.forget();
+        }
+        Ok(())
     }
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
     }
 
-    fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
     async fn leave_clean(&self) -> Result<()> {
-        if self.is_marked() {
+        if self.discarded.swap(false, Relaxed) {
+            self.cut_tail().await?;
+        }
+        // Who only checked an image that was left in use has not made it clean.
+        if self.is_marked() && !self.left_in_use.load(Relaxed) {
             self.file.node().flush().await?;
             self.unmark().await?;
             self.file.node().flush().await?;

@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn clusters_come_back() {
-        let cluster: Vec<u8> = (0..65536u32).map(|i| (i * i >> 9) as u8).collect();
+        let cluster: Vec<u8> = (0..65536u32).map(|i| ((i * i) >> 9) as u8).collect();
         let short = compress(&cluster).expect("it repeats itself");
         assert!(short.len() < cluster.len());
         assert_eq!(decompress(&short, cluster.len()).unwrap(), cluster);

@@ -42,8 +42,8 @@ impl Header {
             file.read_bytes(offset, &mut name).await.context("Could not read the backing file's name")?;
             let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
             name.truncate(end);
-            let name =
-                String::from_utf8(name).map_err(|_| BlockError::malformed("the backing file's name is not UTF-8"))?;
+            let name = String::from_utf8(name)
+                .map_err(|_| BlockError::malformed("the backing file's name is not UTF-8"))?;
             header.backing_file = Some(name).filter(|name| !name.is_empty());
         }
         Ok(header)
@@ -55,8 +55,7 @@ impl Header {
         }
         let version = be32(bytes, 4);
         if version != VERSION {
-            let error =
-                BlockError::unsupported(format!("qcow (v1) does not support qcow version {version}"));
+            let error = BlockError::unsupported(format!("qcow (v1) does not support qcow version {version}"));
             return Err(match version {
                 2 | 3 => error.with_hint("Try the 'qcow2' driver instead."),
                 _ => error,

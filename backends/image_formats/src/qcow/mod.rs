@@ -14,8 +14,8 @@ mod node;
 
 use async_trait::async_trait;
 use rhea_block::{
-    BlockError, CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, OpenFlags,
-    Result, Role,
+    BlockError, CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext,
+    OpenFlags, Result, Role,
 };
 use rhea_options::Options;
 
@@ -41,7 +41,9 @@ impl Driver for Qcow {
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let format: Option<String> = options.take("encrypt.format")?;
         if let Some(format) = format.as_deref().filter(|&format| format != "aes" && format != "qcow") {
-            return Err(BlockError::invalid(format!("Header reported 'aes' encryption format but options specify '{format}'")));
+            return Err(BlockError::invalid(format!(
+                "Header reported 'aes' encryption format but options specify '{format}'"
+            )));
         }
         let secret: Option<String> = options.take("encrypt.key-secret")?;
         let file = context.open_child(options, "file", Role::File).await?;
@@ -56,8 +58,8 @@ impl Driver for Qcow {
             ));
         }
         let backing = context.backing.clone();
-        let image = node::QcowImage::open(file, backing, header, cipher, !context.writable()).await?;
-        Ok(Box::new(ImageNode(image)))
+        let image = node::QcowImage::open(file, backing, header, cipher).await?;
+        Ok(Box::new(ImageNode::new(image, context).await?))
     }
 
     fn create_options(&self) -> &'static [CreateOption] {

@@ -10,7 +10,7 @@ use rhea_block::{
 
 use super::cipher::{Cipher, key_missing};
 use super::compression;
-use super::header::Header;
+use super::header::{Header, LEN};
 use crate::clusters::{self, ClusterMap, Mapping, Storage};
 use crate::end::FileEnd;
 use crate::fields::be64;
@@ -26,7 +26,6 @@ pub(crate) struct QcowImage {
     backing: Arc<BackingSlot>,
     header: Header,
     cipher: Option<Cipher>,
-    read_only: bool,
     l1: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -42,7 +41,6 @@ impl QcowImage {
         backing: Arc<BackingSlot>,
         header: Header,
         cipher: Option<Cipher>,
-        read_only: bool,
     ) -> Result<Self> {
         let l1 = Table { offset: header.l1_offset, len: header.l1_entries() * 8 };
         let length = file.node().length();
@@ -54,7 +52,6 @@ impl QcowImage {
             backing,
             header,
             cipher,
-            read_only,
             l1,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -117,10 +114,14 @@ impl QcowImage {
             return Ok(Mapping::Unallocated);
         }
         if entry & COMPRESSED == 0 {
-            return match entry <= MAX_LENGTH - self.cluster_size() {
-                true => Ok(Mapping::Data(entry)),
-                false => Err(BlockError::malformed(format!("L2 entry {entry:#x} is too large"))),
-            };
+            if entry > MAX_LENGTH - self.cluster_size() {
+                return Err(BlockError::malformed(format!("L2 entry {entry:#x} is too large")));
+            }
+            let in_l1 = entry < self.l1.offset + self.l1.len && entry + self.cluster_size() > self.l1.offset;
+            if in_l1 || entry < LEN as u64 {
+                return Err(BlockError::malformed(format!("L2 entry {entry:#x} refers to metadata")));
+            }
+            return Ok(Mapping::Data(entry));
         }
         let shift = 63 - self.header.cluster_bits;
         let offset = entry & ((1 << shift) - 1);
@@ -309,9 +310,5 @@ impl ImageFormat for QcowImage {
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.read_only
     }
 }

@@ -109,7 +109,10 @@ impl Header {
     /// Whether a cluster of data may lie here.
     pub(super) fn is_cluster_offset(&self, offset: u64, file_length: u64) -> bool {
         let header_len = u64::from(self.header_size).saturating_mul(self.cluster_size.into());
-        offset.is_multiple_of(self.cluster_size.into()) && offset >= header_len && offset < file_length && offset != 0
+        offset.is_multiple_of(self.cluster_size.into())
+            && offset >= header_len
+            && offset < file_length
+            && offset != 0
     }
 
     /// Whether a table may lie here.

@@ -14,12 +14,11 @@ mod node;
 
 use async_trait::async_trait;
 use rhea_block::{
-    CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, OpenFlags, Repair, Result,
-    Role,
+    CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Node, OpenContext, Result, Role,
 };
 use rhea_options::Options;
 
-use crate::image::{ImageFormat, ImageNode};
+use crate::image::ImageNode;
 
 /// The driver of `qed`.
 pub struct Qed;
@@ -40,12 +39,8 @@ impl Driver for Qed {
 
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let file = context.open_child(options, "file", Role::File).await?;
-        let image = node::QedImage::open(file, context.backing.clone(), !context.writable()).await?;
-        let looks_only = context.flags.intersects(OpenFlags::CHECK | OpenFlags::NO_IO);
-        if context.writable() && !looks_only && image.needs_check() {
-            image.check(Repair { leaks: true, errors: true }).await?;
-        }
-        Ok(Box::new(ImageNode(image)))
+        let image = node::QedImage::open(file, context.backing.clone()).await?;
+        Ok(Box::new(ImageNode::new(image, context).await?))
     }
 
     fn create_options(&self) -> &'static [CreateOption] {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rhea_block::{
-    BackingFile, BackingSlot, BlockError, CheckResult, Edge, FormatInfo, MAX_LENGTH, Preallocation, Repair, Result,
-    ResultExt, Truncate, WriteFlags,
+    BackingFile, BackingSlot, BlockError, CheckResult, Edge, FormatInfo, MAX_LENGTH, Preallocation, Repair,
+    Result, ResultExt, Truncate, WriteFlags,
 };
 
 use super::header::{BACKING_FILE, BACKING_RAW, Header, LEN, NEED_CHECK, max_image_size};
@@ -25,7 +25,6 @@ pub(crate) struct QedImage {
     backing: Arc<BackingSlot>,
     pub(super) header: Mutex<Header>,
     backing_name: Mutex<Option<String>>,
-    read_only: bool,
     tables: TableCache,
     ranges: RangeLocks,
     writing_back: async_lock::Mutex<()>,
@@ -42,7 +41,7 @@ pub(crate) struct QedImage {
 }
 
 impl QedImage {
-    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, backing: Arc<BackingSlot>) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; LEN];
         node.read_bytes(0, &mut bytes).await.context("Could not read the QED header")?;
@@ -72,7 +71,6 @@ impl QedImage {
             tables: TableCache::new(file.clone()),
             backing,
             backing_name: Mutex::new(backing_name),
-            read_only,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
             users: async_lock::RwLock::new(()),
@@ -141,7 +139,10 @@ impl QedImage {
     }
 
     /// Changes the header, in the file and here.
-    pub(super) async fn update_header(&self, change: impl FnOnce(&mut Header) -> Result<()> + Send) -> Result<()> {
+    pub(super) async fn update_header(
+        &self,
+        change: impl FnOnce(&mut Header) -> Result<()> + Send,
+    ) -> Result<()> {
         let _held = self.header_lock.lock().await;
         let mut header = self.header.lock().clone();
         change(&mut header)?;
@@ -209,10 +210,16 @@ impl ClusterMap for QedImage {
             ZERO => Mapping::Zero,
             offset => {
                 let known_end = self.file.node().length().max(self.end.position());
-                let last = offset.checked_add((run - 1) * size).unwrap_or(u64::MAX);
+                let last = offset.saturating_add((run - 1) * size);
                 let header = self.header.lock();
-                if !header.is_cluster_offset(offset, known_end) || !header.is_cluster_offset(last, known_end) {
+                if !header.is_cluster_offset(offset, known_end) || !header.is_cluster_offset(last, known_end)
+                {
                     return Err(BlockError::malformed(format!("QED cluster offset {offset:#x} is invalid")));
+                }
+                if offset < self.l1.offset + self.l1.len && last + size > self.l1.offset {
+                    return Err(BlockError::malformed(format!(
+                        "QED cluster offset {offset:#x} is in the L1 table"
+                    )));
                 }
                 Mapping::Data(offset)
             }
@@ -221,7 +228,8 @@ impl ClusterMap for QedImage {
     }
 
     async fn allocate(&self, _: u64, count: u64) -> Result<Storage> {
-        let (offset, zeroed) = self.end.take(&self.file.node(), count * self.cluster_size, MAX_LENGTH).await?;
+        let (offset, zeroed) =
+            self.end.take(&self.file.node(), count * self.cluster_size, MAX_LENGTH).await?;
         Ok(Storage { offset, count, zeroed })
     }
 
@@ -311,12 +319,16 @@ impl ImageFormat for QedImage {
         .await
     }
 
-    fn users(&self) -> &async_lock::RwLock<()> {
-        &self.users
+    async fn prepare_writing(&self) -> Result<()> {
+        if self.needs_check() {
+            self.check(Repair { leaks: true, errors: true }).await?;
+            self.tables.forget();
+        }
+        Ok(())
     }
 
-    fn is_read_only(&self) -> bool {
-        self.read_only
+    fn users(&self) -> &async_lock::RwLock<()> {
+        &self.users
     }
 }
 

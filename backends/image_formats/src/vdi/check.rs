@@ -50,10 +50,10 @@ pub(super) async fn check(image: &VdiImage, repair: Repair) -> Result<CheckResul
             image.write_count(allocated).await?;
             file.flush().await?;
             result.corruptions_fixed += 1;
-            result.tell(format!("Repairing: allocated blocks mismatch, is {counted}, should be {allocated}"));
+            result.tell(format!("Repairing: allocated blocks mismatch, is {allocated}, should be {counted}"));
         } else {
             result.corruptions += 1;
-            result.tell(format!("ERROR: allocated blocks mismatch, is {counted}, should be {allocated}"));
+            result.tell(format!("ERROR: allocated blocks mismatch, is {allocated}, should be {counted}"));
         }
     }
     Ok(result)

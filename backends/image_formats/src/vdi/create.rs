@@ -1,7 +1,7 @@
 //! Creating images.
 
-use rhea_block::{CreateContext, Result, Truncate, WriteFlags};
 use rhea_async_io::IoVector;
+use rhea_block::{CreateContext, Result, Truncate, WriteFlags};
 use rhea_options::Options;
 
 use super::header::{BLOCK, Header, LEN, MAX_DISK, UNALLOCATED, too_large};

@@ -115,10 +115,7 @@ impl Header {
         }
         let room = u64::from(self.blocks_in_image) * BLOCK;
         if self.disk_size > room {
-            return Err(refuse(format!(
-                "disk size {}, image bitmap has room for {room}",
-                self.disk_size
-            )));
+            return Err(refuse(format!("disk size {}, image bitmap has room for {room}", self.disk_size)));
         }
         for (name, at) in [("link", at::UUID_LINK), ("parent", at::UUID_PARENT)] {
             if bytes[at..at + 16].iter().any(|&b| b != 0) {
@@ -126,10 +123,7 @@ impl Header {
             }
         }
         if self.blocks_in_image > MAX_BLOCKS {
-            return Err(refuse(format!(
-                "too many blocks {}, max is {MAX_BLOCKS}",
-                self.blocks_in_image
-            )));
+            return Err(refuse(format!("too many blocks {}, max is {MAX_BLOCKS}", self.blocks_in_image)));
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Driver for Vdi {
 
     async fn open(&self, context: &OpenContext<'_>, options: &mut Options) -> Result<Box<dyn Node>> {
         let file = context.open_child(options, "file", Role::File).await?;
-        Ok(Box::new(ImageNode(node::VdiImage::open(file, !context.writable()).await?)))
+        Ok(Box::new(ImageNode::new(node::VdiImage::open(file).await?, context).await?))
     }
 
     fn create_options(&self) -> &'static [CreateOption] {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use async_trait::async_trait;
-use rhea_block::{BlockError, CheckResult, Edge, FormatInfo, MAX_LENGTH, Repair, Result, ResultExt, StatusFlags};
+use rhea_block::{
+    BlockError, CheckResult, Edge, FormatInfo, MAX_LENGTH, Repair, Result, ResultExt, StatusFlags,
+};
 
 use super::header::{BLOCK, BLOCKS_ALLOCATED_AT, DISCARDED, Header, LEN, UNALLOCATED};
 use crate::clusters::{ClusterMap, Mapping, Storage};
@@ -17,7 +19,6 @@ use crate::tables::{Rank, Table, TableCache};
 pub(crate) struct VdiImage {
     pub(super) file: Arc<Edge>,
     pub(super) header: Header,
-    read_only: bool,
     pub(super) map: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -30,7 +31,7 @@ pub(crate) struct VdiImage {
 }
 
 impl VdiImage {
-    pub(super) async fn open(file: Arc<Edge>, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>) -> Result<Self> {
         let mut bytes = [0; LEN];
         file.node().read_bytes(0, &mut bytes).await.context("Could not read the VDI header")?;
         let header = Header::parse(&bytes)?;
@@ -40,7 +41,6 @@ impl VdiImage {
             written_count: AtomicU32::new(header.blocks_allocated),
             file,
             header,
-            read_only,
             map,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -177,7 +177,11 @@ impl ImageFormat for VdiImage {
     const UNALLOCATED: StatusFlags = StatusFlags::ZERO.union(StatusFlags::ALLOCATED);
 
     fn info(&self) -> FormatInfo {
-        FormatInfo { cluster_size: BLOCK, unallocated_is_zero: !self.header.is_static, ..FormatInfo::default() }
+        FormatInfo {
+            cluster_size: BLOCK,
+            unallocated_is_zero: !self.header.is_static,
+            ..FormatInfo::default()
+        }
     }
 
     fn data_status(&self) -> StatusFlags {
@@ -189,11 +193,17 @@ impl ImageFormat for VdiImage {
         super::check::check(self, repair).await
     }
 
-    fn users(&self) -> &async_lock::RwLock<()> {
-        &self.users
+    async fn prepare_writing(&self) -> Result<()> {
+        if u64::from(self.header.offset_data) < self.map.offset + self.map.len {
+            return Err(BlockError::malformed(format!(
+                "offset_data 0x{:x} lies within the block map",
+                self.header.offset_data
+            )));
+        }
+        Ok(())
     }
 
-    fn is_read_only(&self) -> bool {
-        self.read_only
+    fn users(&self) -> &async_lock::RwLock<()> {
+        &self.users
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockStatus, Edge, FormatInfo, Limits, Node, OpenFlags, Result, StatusFlags, Truncate, WriteFlags,
+    BlockError, BlockStatus, Edge, FormatInfo, Limits, Node, OpenFlags, Result, StatusFlags, Truncate,
+    WriteFlags,
 };
 use rhea_options::Options;
 
@@ -69,10 +70,8 @@ impl Node for FixedImage {
     }
 
     async fn block_status(&self, offset: u64, len: u64, _: bool) -> Result<BlockStatus> {
-        let flags = StatusFlags::DATA
-            | StatusFlags::ALLOCATED
-            | StatusFlags::OFFSET_VALID
-            | StatusFlags::RECURSE;
+        let flags =
+            StatusFlags::DATA | StatusFlags::ALLOCATED | StatusFlags::OFFSET_VALID | StatusFlags::RECURSE;
         Ok(BlockStatus { len, flags, map: Some((self.file.node(), offset)) })
     }
 

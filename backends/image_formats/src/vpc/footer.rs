@@ -120,7 +120,10 @@ pub(super) async fn find(file: &BlockNode, size_from: SizeFrom) -> Result<Footer
     };
     let length = if by_size { be64(&bytes, at::CURRENT_SIZE) / 512 * 512 } else { geometry.total() * 512 };
     if length > MAX_SECTORS * 512 {
-        return Err(BlockError::new(libc::EFBIG, format!("current size {length} is too large for a VPC image")));
+        return Err(BlockError::new(
+            libc::EFBIG,
+            format!("current size {length} is too large for a VPC image"),
+        ));
     }
     Ok(Footer { bytes, at_start, length })
 }
@@ -148,7 +151,8 @@ impl NewFooter {
         put_be32(&mut bytes, at::VERSION, 0x0001_0000);
         let dynamic = self.kind == TYPE_DYNAMIC;
         put_be64(&mut bytes, at::DATA_OFFSET, if dynamic { LEN as u64 } else { u64::MAX });
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         put_be32(&mut bytes, at::TIMESTAMP, now.saturating_sub(EPOCH) as u32);
         let creator = if self.force_size { b"qem2" } else { b"qemu" };
         bytes[at::CREATOR_APP..at::CREATOR_APP + 4].copy_from_slice(creator);

@@ -51,7 +51,8 @@ impl Driver for Vpc {
         let file = context.open_child(options, "file", Role::File).await?;
         let found = footer::find(&file.node(), size_from).await?;
         if found.at_start {
-            Ok(Box::new(ImageNode(node::DynamicImage::open(file, found, !context.writable()).await?)))
+            let image = node::DynamicImage::open(file, found).await?;
+            Ok(Box::new(ImageNode::new(image, context).await?))
         } else {
             Ok(Box::new(fixed::FixedImage::new(file, found)))
         }

@@ -25,7 +25,6 @@ pub(crate) struct DynamicImage {
     file: Arc<Edge>,
     footer: Footer,
     header: DynamicHeader,
-    read_only: bool,
     table: Table,
     tables: TableCache,
     ranges: RangeLocks,
@@ -40,7 +39,7 @@ pub(crate) struct DynamicImage {
 }
 
 impl DynamicImage {
-    pub(super) async fn open(file: Arc<Edge>, footer: Footer, read_only: bool) -> Result<Self> {
+    pub(super) async fn open(file: Arc<Edge>, footer: Footer) -> Result<Self> {
         let node = file.node();
         let mut bytes = [0; DYNAMIC_LEN];
         let at = footer.data_offset();
@@ -58,7 +57,6 @@ impl DynamicImage {
             file,
             footer,
             header,
-            read_only,
             table,
             ranges: RangeLocks::default(),
             writing_back: async_lock::Mutex::new(()),
@@ -104,7 +102,9 @@ async fn find_end(file: &rhea_block::BlockNode, header: &DynamicHeader, table: T
     let mut at = 0;
     while at < table.len {
         let part = &mut chunk[..(table.len - at).min(1 << 20) as usize];
-        file.read_bytes(table.offset + at, part).await.context("Could not read the block allocation table")?;
+        file.read_bytes(table.offset + at, part)
+            .await
+            .context("Could not read the block allocation table")?;
         let last = part.chunks_exact(4).map(|e| be32(e, 0)).filter(|&e| e != UNALLOCATED).max();
         end = end.max(last.map_or(0, |last| u64::from(last) * 512 + block_len));
         at += part.len() as u64;
@@ -139,7 +139,8 @@ impl ClusterMap for DynamicImage {
     }
 
     async fn lookup(&self, cluster: u64, count: u64) -> Result<(Mapping, u64)> {
-        self.tables
+        let (mapping, run) = self
+            .tables
             .get(self.table, cluster * 4, |bytes| {
                 let mut entries = bytes.chunks_exact(4).map(|e| be32(e, 0)).take(count as usize);
                 match entries.next().unwrap_or(UNALLOCATED) {
@@ -151,7 +152,15 @@ impl ClusterMap for DynamicImage {
                     sector => (Mapping::Data(u64::from(sector) * 512 + self.header.bitmap_len()), 1),
                 }
             })
-            .await
+            .await?;
+        match mapping {
+            Mapping::Data(data) if data - self.header.bitmap_len() < self.table.offset + self.table.len => {
+                Err(BlockError::malformed(format!(
+                    "entry {cluster} of the block allocation table refers to the header"
+                )))
+            }
+            _ => Ok((mapping, run)),
+        }
     }
 
     async fn allocate(&self, cluster: u64, _: u64) -> Result<Storage> {
@@ -214,10 +223,6 @@ impl ImageFormat for DynamicImage {
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.read_only
     }
 
     async fn leave_clean(&self) -> Result<()> {

@@ -117,7 +117,8 @@ pub fn run(program: &str, args: &[&str]) -> String {
 
 /// What QEMU says of an image's consistency, if the format has a check.
 pub fn qemu_check(format: &str, file: &str) -> Option<serde_json::Value> {
-    let output = Command::new("qemu-img").args(["check", "--output=json", "-f", format, file]).output().expect("runs");
+    let output =
+        Command::new("qemu-img").args(["check", "--output=json", "-f", format, file]).output().expect("runs");
     match output.status.code() {
         Some(63) => None,
         _ => Some(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::executor::take_turns;
-use crate::operation::{Request, Submission};
+use crate::operation::{LARGE, Request, Submission};
 use crate::pool::unblock_io;
 use crate::{IoVector, IoView};
 
@@ -61,6 +61,11 @@ pub(crate) struct OpenFile {
 impl OpenFile {
     pub(crate) fn only_threads(&self) -> bool {
         self.only_threads
+    }
+
+    /// Whether it is read and written through the page cache.
+    pub(crate) fn is_cached(&self) -> bool {
+        !self.direct
     }
 
     pub(crate) fn unattended(&self) -> &Unattended {
@@ -395,7 +400,7 @@ impl File {
     fn read_cached(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
         const MOST: u32 = 5;
         let quick = &self.open.cached_reads;
-        if !quick.worth_a_try() {
+        if data.len() >= LARGE || !quick.worth_a_try() {
             return Ok(0);
         }
         let iovecs = data.iovecs();

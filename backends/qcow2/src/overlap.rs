@@ -1,0 +1,257 @@
+//! Overlap checks: a write that would hit metadata it is not meant for is caught before it happens.
+//!
+//! They cost little: a filter of bits over the clusters of the file answers "no metadata here" for almost every write;
+//! only where it cannot, the tables are gone through.
+
+use std::collections::BTreeMap;
+
+use bitflags::bitflags;
+use parking_lot::Mutex;
+
+use crate::geometry::{OFFSET_MASK, REFCOUNT_TABLE_MASK};
+use crate::image::Image;
+
+bitflags! {
+    /// Kinds of metadata, as the options `overlap-check.*` name them.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Sections: u32 {
+        /// `main-header`
+        const MAIN_HEADER = 1 << 0;
+        /// `active-l1`
+        const ACTIVE_L1 = 1 << 1;
+        /// `active-l2`
+        const ACTIVE_L2 = 1 << 2;
+        /// `refcount-table`
+        const REFCOUNT_TABLE = 1 << 3;
+        /// `refcount-block`
+        const REFCOUNT_BLOCK = 1 << 4;
+        /// `snapshot-table`
+        const SNAPSHOT_TABLE = 1 << 5;
+        /// `inactive-l1`
+        const INACTIVE_L1 = 1 << 6;
+        /// `inactive-l2`
+        const INACTIVE_L2 = 1 << 7;
+        /// `bitmap-directory`
+        const BITMAP_DIRECTORY = 1 << 8;
+    }
+}
+
+impl Sections {
+    /// `overlap-check=constant`
+    pub const CONSTANT: Self = Self::MAIN_HEADER
+        .union(Self::ACTIVE_L1)
+        .union(Self::REFCOUNT_TABLE)
+        .union(Self::SNAPSHOT_TABLE)
+        .union(Self::BITMAP_DIRECTORY);
+    /// `overlap-check=cached`, the default
+    pub const CACHED: Self =
+        Self::CONSTANT.union(Self::ACTIVE_L2).union(Self::REFCOUNT_BLOCK).union(Self::INACTIVE_L1);
+
+    /// The option of each section, below `overlap-check.`.
+    pub const OPTIONS: [(Self, &'static str); 9] = [
+        (Self::MAIN_HEADER, "main-header"),
+        (Self::ACTIVE_L1, "active-l1"),
+        (Self::ACTIVE_L2, "active-l2"),
+        (Self::REFCOUNT_TABLE, "refcount-table"),
+        (Self::REFCOUNT_BLOCK, "refcount-block"),
+        (Self::SNAPSHOT_TABLE, "snapshot-table"),
+        (Self::INACTIVE_L1, "inactive-l1"),
+        (Self::INACTIVE_L2, "inactive-l2"),
+        (Self::BITMAP_DIRECTORY, "bitmap-directory"),
+    ];
+
+    /// From `none`, `constant`, `cached` or `all`.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "none" => Self::empty(),
+            "constant" => Self::CONSTANT,
+            "cached" => Self::CACHED,
+            "all" => Self::all(),
+            _ => return None,
+        })
+    }
+
+    /// What messages call it.
+    fn describe(self) -> &'static str {
+        match self {
+            Self::MAIN_HEADER => "qcow2_header",
+            Self::ACTIVE_L1 => "active L1 table",
+            Self::ACTIVE_L2 => "active L2 table",
+            Self::REFCOUNT_TABLE => "refcount table",
+            Self::REFCOUNT_BLOCK => "refcount block",
+            Self::SNAPSHOT_TABLE => "snapshot table",
+            Self::INACTIVE_L1 => "inactive L1 table",
+            Self::INACTIVE_L2 => "inactive L2 table",
+            _ => "bitmap directory",
+        }
+    }
+}
+
+/// Bits of the filter, at most.
+const MAX_BITS: u64 = 1 << 23;
+
+/// A range of the file that holds metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protected {
+    /// Bytes from the file's start.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+#[derive(Default)]
+struct State {
+    filter: Vec<u64>,
+    /// Sections that others keep the list of: snapshots and bitmaps.
+    lists: BTreeMap<u32, Vec<Protected>>,
+    /// Clusters that two tables claim, found at opening: neither may be written.
+    conflicts: BTreeMap<u64, (Sections, Sections)>,
+}
+
+/// What the checks know.
+pub(crate) struct OverlapChecks {
+    sections: Mutex<Sections>,
+    state: Mutex<State>,
+    mask: u64,
+}
+
+impl OverlapChecks {
+    /// For a file of so many clusters.
+    pub(crate) fn new(sections: Sections, clusters: u64) -> Self {
+        let bits = clusters.saturating_mul(2).clamp(4096, MAX_BITS).next_power_of_two();
+        let state = State { filter: vec![0; (bits / 64) as usize], ..State::default() };
+        Self { sections: Mutex::new(sections), state: Mutex::new(state), mask: bits - 1 }
+    }
+
+    pub(crate) fn set_sections(&self, sections: Sections) {
+        *self.sections.lock() = sections;
+    }
+
+    /// Notes that clusters hold metadata now.
+    pub(crate) fn note(&self, first: u64, count: u64) {
+        let mut state = self.state.lock();
+        for cluster in first..first.saturating_add(count.min(self.mask + 1)) {
+            let bit = cluster & self.mask;
+            state.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+        }
+    }
+
+    fn may_overlap(&self, first: u64, end: u64) -> bool {
+        let state = self.state.lock();
+        end - first > self.mask
+            || (first..end).any(|cluster| {
+                let bit = cluster & self.mask;
+                state.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+            })
+    }
+}
+
+impl Image {
+    /// Sets the ranges of a section that snapshots or bitmaps take up, replacing those set before.
+    pub(crate) fn protect(&self, section: Sections, ranges: Vec<Protected>) {
+        for range in &ranges {
+            let first = range.offset >> self.geometry.cluster_bits;
+            self.overlap.note(first, self.geometry.clusters(range.len) + 1);
+        }
+        self.overlap.state.lock().lists.insert(section.bits(), ranges);
+    }
+
+    /// Fills the filter from the tables, and finds clusters that two tables claim.
+    pub(crate) fn note_tables(&self) {
+        let bits = self.geometry.cluster_bits;
+        let mut claims: Vec<(u64, Sections)> = vec![(0, Sections::MAIN_HEADER)];
+        {
+            let l1 = self.l1.read();
+            let first = l1.offset >> bits;
+            let clusters = self.geometry.clusters(8 * l1.entries.len() as u64);
+            claims.extend((first..first + clusters).map(|c| (c, Sections::ACTIVE_L1)));
+            let tables = l1.entries.iter().map(|e| (e & OFFSET_MASK) >> bits);
+            claims.extend(tables.filter(|&c| c != 0).map(|c| (c, Sections::ACTIVE_L2)));
+        }
+        {
+            let table = self.refcounts.table.lock();
+            let first = table.offset >> bits;
+            let clusters = self.geometry.clusters(8 * table.entries.len() as u64);
+            claims.extend((first..first + clusters).map(|c| (c, Sections::REFCOUNT_TABLE)));
+            let blocks = table.entries.iter().map(|e| (e & REFCOUNT_TABLE_MASK) >> bits);
+            claims.extend(blocks.filter(|&c| c != 0).map(|c| (c, Sections::REFCOUNT_BLOCK)));
+        }
+        claims.sort_unstable_by_key(|(cluster, section)| (*cluster, section.bits()));
+        let mut state = self.overlap.state.lock();
+        state.conflicts.clear();
+        for (cluster, _) in &claims {
+            let bit = cluster & self.overlap.mask;
+            state.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+        }
+        for pair in claims.windows(2) {
+            if pair[0].0 == pair[1].0 {
+                state.conflicts.insert(pair[0].0, (pair[0].1, pair[1].1));
+            }
+        }
+    }
+
+    /// The section that a range of the file overlaps, among those that are checked and not among `ignored`.
+    fn overlapping(&self, offset: u64, len: u64, ignored: Sections) -> Option<Sections> {
+        let sections = *self.overlap.sections.lock() - ignored;
+        let bits = self.geometry.cluster_bits;
+        let (first, end) = (offset >> bits, self.geometry.clusters(offset.saturating_add(len)));
+        if sections.is_empty() || first >= end || !self.overlap.may_overlap(first, end) {
+            return None;
+        }
+        let hit = |start: u64, clusters: u64| start < end && first < start.saturating_add(clusters);
+        let mut found = None;
+        let mut test = |section: Sections, start: u64, clusters: u64| {
+            if found.is_none() && sections.contains(section) && hit(start, clusters) {
+                found = Some(section);
+            }
+        };
+        test(Sections::MAIN_HEADER, 0, 1);
+        {
+            let l1 = self.l1.read();
+            let bytes = 8 * l1.entries.len() as u64;
+            test(Sections::ACTIVE_L1, l1.offset >> bits, self.geometry.clusters(bytes));
+            for entry in &l1.entries {
+                if entry & OFFSET_MASK != 0 {
+                    test(Sections::ACTIVE_L2, (entry & OFFSET_MASK) >> bits, 1);
+                }
+            }
+        }
+        {
+            let table = self.refcounts.table.lock();
+            let bytes = 8 * table.entries.len() as u64;
+            test(Sections::REFCOUNT_TABLE, table.offset >> bits, self.geometry.clusters(bytes));
+            for entry in &table.entries {
+                if entry & REFCOUNT_TABLE_MASK != 0 {
+                    test(Sections::REFCOUNT_BLOCK, (entry & REFCOUNT_TABLE_MASK) >> bits, 1);
+                }
+            }
+        }
+        for (section, ranges) in &self.overlap.state.lock().lists {
+            for range in ranges {
+                let start = range.offset >> bits;
+                let stop = self.geometry.clusters(range.offset.saturating_add(range.len));
+                test(Sections::from_bits_retain(*section), start, stop.saturating_sub(start));
+            }
+        }
+        found
+    }
+
+    /// What is wrong with a write to a range of the file, other than to the metadata in `own`; for
+    /// [`Image::mark_corrupt`].
+    pub(crate) fn overlap_of(&self, offset: u64, len: u64, own: Sections) -> Option<String> {
+        let hit = self.overlapping(offset, len, own)?;
+        let what = if own.is_empty() { "metadata" } else { own.describe() };
+        Some(format!("Preventing invalid write on {what} (overlaps with {})", hit.describe()))
+    }
+
+    /// What is wrong with writing a table where another table was found at opening.
+    pub(crate) fn table_conflict(&self, offset: u64, own: Sections) -> Option<String> {
+        let state = self.overlap.state.lock();
+        let (a, b) = *state.conflicts.get(&(offset >> self.geometry.cluster_bits))?;
+        let other = if a == own { b } else { a };
+        let checked = *self.overlap.sections.lock();
+        checked.contains(other).then(|| {
+            format!("Preventing invalid write on {} (overlaps with {})", own.describe(), other.describe())
+        })
+    }
+}
