@@ -351,10 +351,20 @@ mod tests {
         let cache = Slices::new(512, 1024);
         cache.insert(0, vec![0; 512], false).unwrap();
         cache.insert(512, vec![0; 512], false).unwrap();
-        cache.write(0, |b| { b[3] = 1; ((), 3..4) }).unwrap();
+        cache
+            .write(0, |b| {
+                b[3] = 1;
+                ((), 3..4)
+            })
+            .unwrap();
         cache.insert(1024, vec![0; 512], false).unwrap();
         assert!(cache.read(512, |_| ()).is_none(), "the clean one made room");
-        cache.write(1024, |b| { b[0] = 1; ((), 0..1) }).unwrap();
+        cache
+            .write(1024, |b| {
+                b[0] = 1;
+                ((), 0..1)
+            })
+            .unwrap();
         assert!(cache.insert(2048, vec![0; 512], false).is_err());
         let dirty = cache.take_dirty();
         assert_eq!(dirty.len(), 2);
@@ -371,7 +381,12 @@ mod tests {
         let cache = Slices::new(512, 1024);
         cache.insert(0, vec![0; 512], true).unwrap();
         let dirty = cache.take_dirty();
-        cache.write(0, |b| { b[0] = 7; ((), 0..1) }).unwrap();
+        cache
+            .write(0, |b| {
+                b[0] = 7;
+                ((), 0..1)
+            })
+            .unwrap();
         assert_eq!(dirty[0].bytes()[0], 0);
         cache.written(&dirty[0], true);
         assert!(cache.is_dirty());

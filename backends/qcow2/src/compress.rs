@@ -27,7 +27,7 @@ const REMEMBERED: usize = 4;
 #[derive(Default)]
 pub(crate) struct CompressedClusters {
     /// Held while bytes are allocated; where the next ones may go (0: nowhere in particular).
-    next: async_lock::Mutex<u64>,
+    pub(crate) next: async_lock::Mutex<u64>,
     /// By their L2 entries.
     recent: Mutex<Vec<(u64, Arc<Vec<u8>>)>>,
 }

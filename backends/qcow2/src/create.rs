@@ -16,7 +16,8 @@ use crate::driver::{Parts, assemble};
 use crate::encryption::Encryption;
 use crate::geometry::Geometry;
 use crate::header::{
-    Autoclear, Compatible, CompressionType, CryptMethod, EncryptionHeader, Header, Incompatible, MAX_BACKING_NAME,
+    Autoclear, Compatible, CompressionType, CryptMethod, EncryptionHeader, Header, Incompatible,
+    MAX_BACKING_NAME,
 };
 use crate::image::Image;
 use crate::node::Qcow2Node;
@@ -296,7 +297,6 @@ async fn fill(
         file: file_edge.clone(),
         data_file: data_edge.clone(),
         backing: Arc::default(),
-        name: String::new(),
         header,
         disk,
         settings: settings.clone(),
@@ -304,6 +304,7 @@ async fn fill(
         encryption,
         writable: true,
         unsafe_flush: true,
+        secrets: context.registry.secrets().clone(),
     };
     let image = assemble(parts(request.header.clone(), header.to_vec(), None)).await?;
     // The end of the third cluster belongs to the block.

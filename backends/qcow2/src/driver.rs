@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use rhea_block::{
-    BackingSlot, BlockError, BlockNode, CreateContext, CreateOption, CreateOptionType, Driver, DriverKind, Edge,
-    Measure, Node, OpenContext, OpenFlags, Repair, Result, ResultExt, Role,
+    BackingSlot, BlockError, BlockNode, CreateContext, CreateOption, CreateOptionType, Driver, DriverKind,
+    Edge, Measure, Node, OpenContext, OpenFlags, Repair, Result, ResultExt, Role, Secrets,
 };
 use rhea_block_crypto::{LuksOptions, LuksVolume};
 use rhea_options::Options;
@@ -23,6 +23,7 @@ use crate::node::Qcow2Node;
 use crate::options::{CacheSizes, Settings, take_cache_sizes, take_settings};
 use crate::overlap::{OverlapChecks, Protected, Sections};
 use crate::refcount::Refcounts;
+use crate::snapshot::table::Snapshot;
 
 /// The format `qcow2`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +57,13 @@ static CREATE_OPTIONS: [CreateOption; 21] = {
         option("encrypt.iter-time", Number, "Time to spend in PBKDF in milliseconds", "", true),
         option("encrypt.ivgen-alg", Text, "Name of IV generator algorithm", "", false),
         option("encrypt.ivgen-hash-alg", Text, "Name of IV generator hash algorithm", "", false),
-        option("encrypt.key-secret", Text, "ID of secret providing qcow AES key or LUKS passphrase", "", false),
+        option(
+            "encrypt.key-secret",
+            Text,
+            "ID of secret providing qcow AES key or LUKS passphrase",
+            "",
+            false,
+        ),
         option(
             "encryption",
             Bool,
@@ -119,7 +126,6 @@ pub(crate) struct Parts {
     pub(crate) file: Arc<Edge>,
     pub(crate) data_file: Option<Arc<Edge>>,
     pub(crate) backing: Arc<BackingSlot>,
-    pub(crate) name: String,
     pub(crate) header: Header,
     pub(crate) disk: Vec<u8>,
     pub(crate) settings: Settings,
@@ -127,6 +133,7 @@ pub(crate) struct Parts {
     pub(crate) encryption: Option<Encryption>,
     pub(crate) writable: bool,
     pub(crate) unsafe_flush: bool,
+    pub(crate) secrets: Secrets,
 }
 
 /// Reads the tables that are always in memory.
@@ -147,7 +154,6 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Image>> {
         me: me.clone(),
         grows_with_zeroes: node.limits().growable,
         geometry,
-        name: parts.name,
         length: AtomicU64::new(size),
         l1: RwLock::new(l1),
         l2: Slices::new(slice, parts.caches.l2),
@@ -158,6 +164,7 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Image>> {
         overlap: OverlapChecks::new(parts.settings.overlap, file_clusters),
         compressed: Default::default(),
         encryption: parts.encryption,
+        secrets: parts.secrets,
         bitmaps: Default::default(),
         requests: async_lock::RwLock::new(()),
         sync: async_lock::Mutex::new(()),
@@ -190,7 +197,8 @@ async fn open_image(context: &OpenContext<'_>, options: &mut Options) -> Result<
     }
     let lazy = header.compatible.contains(Compatible::LAZY_REFCOUNTS);
     let settings = take_settings(options, &geometry, context.flags, lazy)?;
-    let tables = 8 * u64::from(header.l1_size) + u64::from(header.refcount_table_clusters) * geometry.cluster_size;
+    let tables =
+        8 * u64::from(header.l1_size) + u64::from(header.refcount_table_clusters) * geometry.cluster_size;
     let caches = take_cache_sizes(options, &geometry, header.size, tables)?;
     let encryption = open_encryption(context, options, &node, &header).await?;
     let data_file = open_data_file(context, options, &header).await?;
@@ -201,7 +209,6 @@ async fn open_image(context: &OpenContext<'_>, options: &mut Options) -> Result<
         file,
         data_file,
         backing: context.backing.clone(),
-        name: context.filename.to_owned(),
         header,
         disk,
         settings,
@@ -209,6 +216,7 @@ async fn open_image(context: &OpenContext<'_>, options: &mut Options) -> Result<
         encryption,
         writable,
         unsafe_flush: false,
+        secrets: context.secrets().clone(),
     })
     .await?;
     image.protect_snapshots_and_bitmaps().await?;
@@ -227,7 +235,9 @@ async fn open_data_file(
         let given = options.get("data-file").is_some()
             || options.entries().iter().any(|e| e.key.starts_with("data-file."));
         return match given {
-            true => Err(BlockError::invalid("'data-file' can only be set for images with an external data file")),
+            true => {
+                Err(BlockError::invalid("'data-file' can only be set for images with an external data file"))
+            }
             false => Ok(None),
         };
     }
@@ -345,32 +355,35 @@ impl Image {
     /// Tells the overlap checks of the tables of snapshots and bitmaps. What cannot be read is told by whoever needs it.
     pub(crate) async fn protect_snapshots_and_bitmaps(&self) -> Result<()> {
         let header = self.header();
-        if header.nb_snapshots > 0
-            && let Ok(read) = crate::snapshot::read_table(self).await
-        {
-            let table = Protected { offset: header.snapshots_offset, len: read.length };
-            self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
-            let l1s = read.snapshots.iter().map(|s| Protected {
-                offset: s.l1_table_offset,
-                len: 8 * u64::from(s.l1_size),
-            });
-            self.protect(Sections::INACTIVE_L1, l1s.collect());
-            self.protect_inactive_l2(&header, &read.snapshots).await?;
+        for section in [Sections::SNAPSHOT_TABLE, Sections::INACTIVE_L1, Sections::INACTIVE_L2] {
+            self.protect(section, Vec::new());
         }
-        if let Some(bitmaps) = &header.bitmaps
-            && header.autoclear.contains(Autoclear::BITMAPS)
-        {
-            let directory = Protected { offset: bitmaps.directory_offset, len: bitmaps.directory_size };
-            self.protect(Sections::BITMAP_DIRECTORY, vec![directory]);
+        self.protect_bitmaps(&header);
+        if header.nb_snapshots == 0 {
+            return Ok(());
         }
-        Ok(())
+        let Ok(read) = crate::snapshot::read_table(self).await else { return Ok(()) };
+        let table = Protected { offset: header.snapshots_offset, len: read.length };
+        self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
+        let l1s = read
+            .snapshots
+            .iter()
+            .map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
+        self.protect(Sections::INACTIVE_L1, l1s.collect());
+        self.protect_inactive_l2(&header, &read.snapshots).await
     }
 
-    async fn protect_inactive_l2(
-        &self,
-        header: &Header,
-        snapshots: &[crate::snapshot::table::Snapshot],
-    ) -> Result<()> {
+    /// Tells the overlap checks where the bitmap directory is.
+    pub(crate) fn protect_bitmaps(&self, header: &Header) {
+        let valid = header.autoclear.contains(Autoclear::BITMAPS);
+        let ranges = match &header.bitmaps {
+            Some(b) if valid => vec![Protected { offset: b.directory_offset, len: b.directory_size }],
+            _ => Vec::new(),
+        };
+        self.protect(Sections::BITMAP_DIRECTORY, ranges);
+    }
+
+    async fn protect_inactive_l2(&self, header: &Header, snapshots: &[Snapshot]) -> Result<()> {
         /// Tables that are remembered; an image with more is checked for these only.
         const MAX: usize = 1 << 18;
         if !self.settings.lock().overlap.contains(Sections::INACTIVE_L2) {
@@ -394,7 +407,10 @@ impl Image {
             }
         }
         let len = self.geometry.cluster_size;
-        self.protect(Sections::INACTIVE_L2, tables.into_iter().map(|offset| Protected { offset, len }).collect());
+        self.protect(
+            Sections::INACTIVE_L2,
+            tables.into_iter().map(|offset| Protected { offset, len }).collect(),
+        );
         Ok(())
     }
 }

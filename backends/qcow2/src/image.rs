@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::{Mutex, RwLock};
 use rhea_async_io::IoVector;
-use rhea_block::{BackingSlot, BlockError, BlockNode, Edge, Result, ResultExt, WriteFlags};
+use rhea_block::{BackingSlot, BlockError, BlockNode, Edge, Result, ResultExt, Secrets, WriteFlags};
 
 use crate::cache::{DirtySlice, Slices};
 use crate::compress::CompressedClusters;
@@ -71,8 +71,6 @@ pub struct Image {
     pub(crate) data_file: Option<Arc<Edge>>,
     pub(crate) backing: Arc<BackingSlot>,
     pub(crate) geometry: Geometry,
-    /// What the image is called in messages.
-    pub(crate) name: String,
     pub(crate) settings: Mutex<Settings>,
     pub(crate) header: Mutex<StoredHeader>,
     /// Held while the header is written.
@@ -90,6 +88,8 @@ pub struct Image {
     pub(crate) overlap: OverlapChecks,
     pub(crate) compressed: CompressedClusters,
     pub(crate) encryption: Option<Encryption>,
+    /// The user's secrets, for changing key slots.
+    pub(crate) secrets: Secrets,
     /// Enabled bitmaps, while the image is written to.
     pub(crate) bitmaps: crate::bitmap::tracking::Tracking,
     /// Requests hold a share; what changes the image as a whole (snapshots, truncation, amend) holds it alone.
@@ -167,6 +167,7 @@ impl Image {
         let table = read_refcount_table(&file, &header).await?;
         self.l2.forget(0, u64::MAX);
         self.compressed.forget();
+        *self.compressed.next.lock().await = 0;
         self.length.store(header.size, SeqCst);
         *self.l1.write() = l1;
         let end = self.geometry.clusters(file.length());
@@ -174,11 +175,11 @@ impl Image {
         self.note_header(&header);
         *self.header.lock() = StoredHeader { header, disk };
         self.note_tables();
-        Ok(())
+        self.protect_snapshots_and_bitmaps().await
     }
 
     /// What follows from the header's marks.
-    fn note_header(&self, header: &Header) {
+    pub(crate) fn note_header(&self, header: &Header) {
         if !header.incompatible.contains(Incompatible::DIRTY) {
             self.dirty_at_open.store(false, SeqCst);
         }
@@ -239,6 +240,7 @@ impl Image {
             if corrupt_before || !new.incompatible.contains(Incompatible::DIRTY) {
                 this.note_header(&new);
             }
+            this.protect_bitmaps(&new);
             *this.header.lock() = StoredHeader { header: new, disk };
             Ok(())
         })

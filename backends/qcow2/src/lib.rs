@@ -8,9 +8,11 @@ mod compress;
 mod copy_in;
 mod counts;
 mod create;
+mod downgrade;
 mod driver;
 mod encryption;
 mod finish;
+mod fuzz;
 mod geometry;
 mod header;
 mod image;
@@ -33,6 +35,7 @@ mod write;
 mod zero;
 
 pub use driver::Qcow2Driver;
+pub use fuzz::fuzz_image;
 pub use geometry::{Geometry, Kind, L2Entry};
 pub use header::{
     Autoclear, BitmapsExtension, Compatible, CompressionType, CryptMethod, EncryptionHeader, Header,

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
     BackingFile, BlockError, BlockNode, BlockStatus, CheckResult, Edge, FormatInfo, Limits, Node, OpenFlags,
-    PersistentBitmaps, Repair, Result, Snapshots, Truncate, WriteFlags,
+    PersistentBitmaps, Progress, Repair, Result, Snapshots, Truncate, WriteFlags,
 };
 use rhea_options::Options;
 use serde_json::{Map, Value, json};
@@ -199,7 +199,9 @@ impl Node for Qcow2Node {
             return Err(BlockError::invalid("Backing file name too long"));
         }
         if backing.is_some() && image.header().is_data_file_raw() {
-            return Err(BlockError::invalid("Backing file and data-file-raw cannot be used at the same time"));
+            return Err(BlockError::invalid(
+                "Backing file and data-file-raw cannot be used at the same time",
+            ));
         }
         let (name, format) = match backing {
             Some(backing) => (Some(backing.filename), backing.format),
@@ -216,6 +218,14 @@ impl Node for Qcow2Node {
 
     async fn check(&self, repair: Repair) -> Result<CheckResult> {
         crate::check::check(&self.image, repair).await
+    }
+
+    async fn amend(&self, options: Options, force: bool, progress: &Progress) -> Result<()> {
+        let image = &self.image;
+        image.check_writable()?;
+        let resize = async |size| self.truncate(size, Truncate { exact: true, ..Truncate::default() }).await;
+        let encryption = async |options| crate::amend::amend_encryption(image, options, force).await;
+        crate::amend::amend(image, options, progress, resize, encryption).await
     }
 
     async fn make_empty(&self) -> Result<()> {
@@ -259,7 +269,10 @@ impl Node for Qcow2Node {
         let writable = !flags.contains(OpenFlags::READ_ONLY);
         let corrupt = image.header().incompatible.contains(Incompatible::CORRUPT);
         if writable && corrupt && !flags.contains(OpenFlags::CHECK) {
-            return Err(BlockError::new(libc::EACCES, "qcow2: Image is corrupt; cannot be opened read/write"));
+            return Err(BlockError::new(
+                libc::EACCES,
+                "qcow2: Image is corrupt; cannot be opened read/write",
+            ));
         }
         let was_writable = image.writable.load(SeqCst);
         if was_writable && (!writable || (image.is_lazy() && !settings.lazy_refcounts)) {

@@ -164,9 +164,7 @@ pub(crate) fn take_cache_sizes(
             let l2 = enough.min(total.saturating_sub(4 * geometry.cluster_size)).max(total / 2);
             (l2, total - l2)
         }
-        (l2, refcounts, None) => {
-            (l2.unwrap_or(enough.min(max_l2)), refcounts.unwrap_or(max_refcounts))
-        }
+        (l2, refcounts, None) => (l2.unwrap_or(enough.min(max_l2)), refcounts.unwrap_or(max_refcounts)),
     };
     Ok(CacheSizes { l2, slice, refcounts })
 }

@@ -178,6 +178,7 @@ impl Image {
         }
         claims.sort_unstable_by_key(|(cluster, section)| (*cluster, section.bits()));
         let mut state = self.overlap.state.lock();
+        state.conflicts.clear();
         for (cluster, _) in &claims {
             let bit = cluster & self.overlap.mask;
             state.filter[(bit / 64) as usize] |= 1 << (bit % 64);

@@ -124,7 +124,7 @@ impl Refcounts {
     /// The refcount table and blocks were written by somebody else.
     pub(crate) fn replace_table(&self, table: RefcountTable, untouched: u64) {
         *self.table.lock() = table;
-        self.blocks.clear();
+        self.blocks.forget(0, u64::MAX);
         *self.search.lock() = Search { hint: 0, untouched };
     }
 }
@@ -466,7 +466,15 @@ impl Image {
         if self.settings.lock().passes(release.why) {
             self.discard_unused(first, count).await?;
         }
-        let done = self.change_refcounts(first, count, Change::Take).await?;
+        let done = {
+            // No more compressed data goes to a cluster that may be somebody else's from now on.
+            let mut next = self.compressed.next.lock().await;
+            let tail = *next >> self.geometry.cluster_bits;
+            if tail >= first && tail - first < count {
+                *next = 0;
+            }
+            self.change_refcounts(first, count, Change::Take).await?
+        };
         if done < count {
             let offset = (first + done) << self.geometry.cluster_bits;
             let problem = format!("cluster at {offset:#x} is in use but its refcount is 0");

@@ -133,14 +133,13 @@ impl Releases {
         }
         due.sort_by_key(|r| (r.offset, r.len));
         if !stages.abandoned.is_empty() {
-            due.retain(|r| {
-                !stages.abandoned.iter().any(|a| a.start < r.offset + r.len && r.offset < a.end)
-            });
+            due.retain(|r| !stages.abandoned.iter().any(|a| a.start < r.offset + r.len && r.offset < a.end));
         }
         due
     }
 
-    /// Whether anything is queued, settled or waiting.
+    /// Whether nothing is queued, settled or waiting.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         let stages = self.stages.lock();
         stages.queued.is_empty() && stages.settled.is_empty() && stages.waiting.is_empty()

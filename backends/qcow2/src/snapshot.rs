@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use rhea_block::{BlockError, Result, SnapshotInfo, Snapshots};
 
 use self::table::{Leniency, Snapshot, TableLocation, TableRead};
+use crate::finish::finish;
 use crate::header::{Header, MAX_L1_BYTES, MAX_SNAPSHOTS};
 use crate::image::{Exclusive, Image};
 use crate::transaction::{Change, Transaction};
@@ -111,7 +112,34 @@ impl Snapshots for Image {
     }
 
     async fn create(&self, wanted: &SnapshotInfo) -> Result<String> {
+        let (this, wanted) = (self.arc(), wanted.clone());
+        finish(async move { this.create_snapshot(&wanted).await }).await
+    }
+
+    async fn apply(&self, id: &str) -> Result<()> {
+        let (this, id) = (self.arc(), id.to_owned());
+        finish(async move { this.apply_snapshot(&id).await }).await
+    }
+
+    async fn delete(&self, id: &str) -> Result<()> {
+        let (this, id) = (self.arc(), id.to_owned());
+        finish(async move { this.delete_snapshot(&id).await }).await
+    }
+
+    async fn load(&self, id: &str) -> Result<()> {
+        let _held = self.exclusive().await;
+        let snapshots = read_table(self).await?.snapshots;
+        let snapshot = &snapshots[find(&snapshots, id)?];
+        check_l1(snapshot, self.geometry().cluster_size)?;
+        self.show_snapshot(snapshot.l1_table_offset, snapshot.l1_size, snapshot.disk_size).await
+    }
+}
+
+impl Image {
+    /// Makes a snapshot; its ID.
+    async fn create_snapshot(&self, wanted: &SnapshotInfo) -> Result<String> {
         let held = self.exclusive().await;
+        self.check_writable()?;
         refuse_external(&self.header())?;
         let mut transaction = Transaction::begin(self, &held).await?;
         let TableRead { mut snapshots, length, .. } = read_table(self).await?;
@@ -162,8 +190,10 @@ impl Snapshots for Image {
         Ok(id)
     }
 
-    async fn apply(&self, id: &str) -> Result<()> {
+    /// Makes a snapshot's state the present one.
+    async fn apply_snapshot(&self, id: &str) -> Result<()> {
         let held = self.exclusive().await;
+        self.check_writable()?;
         refuse_external(&self.header())?;
         // An enabled bitmap would have to tell what differs, and the others would not fit another size.
         if !crate::bitmap::read_directory(self).await?.is_empty() {
@@ -199,8 +229,10 @@ impl Snapshots for Image {
             .await
     }
 
-    async fn delete(&self, id: &str) -> Result<()> {
+    /// Removes a snapshot.
+    async fn delete_snapshot(&self, id: &str) -> Result<()> {
         let held = self.exclusive().await;
+        self.check_writable()?;
         refuse_external(&self.header())?;
         let mut transaction = Transaction::begin(self, &held).await?;
         let TableRead { mut snapshots, length, .. } = read_table(self).await?;
@@ -225,14 +257,6 @@ impl Snapshots for Image {
                 replace(header);
             })
             .await
-    }
-
-    async fn load(&self, id: &str) -> Result<()> {
-        let _held = self.exclusive().await;
-        let snapshots = read_table(self).await?.snapshots;
-        let snapshot = &snapshots[find(&snapshots, id)?];
-        check_l1(snapshot, self.geometry().cluster_size)?;
-        self.show_snapshot(snapshot.l1_table_offset, snapshot.l1_size, snapshot.disk_size).await
     }
 }
 

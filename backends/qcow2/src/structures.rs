@@ -225,7 +225,7 @@ mod tests {
         for order in 0..=6 {
             let node = BlockNode::anonymous("memory", Box::<MemoryNode>::default(), OpenFlags::empty());
             let mut counts = Counts::new(1);
-            (0..5000).filter(|c| c % 7 != 3).for_each(|c| drop(counts.add(c, 1)));
+            (0..5000).filter(|c| c % 7 != 3).for_each(|c| counts.set(c, 1));
             let placed = block_on(write_refcounts(&node, 9, order, &mut counts, |counts, len| {
                 counts.find_free(0, len)
             }))

@@ -25,7 +25,7 @@ use rhea_block::{BlockError, BlockNode, Result, ResultExt};
 use crate::counts::Counts;
 use crate::geometry::{COPIED, Geometry, L1_RESERVED, L2Entry, OFFSET_MASK};
 use crate::header::Header;
-use crate::image::{Exclusive, Image};
+use crate::image::{Exclusive, Image, Release};
 use crate::structures::{
     IN_FLIGHT, read_refcount_table, read_refcounts, read_vector, unsound, words, write_refcounts,
 };
@@ -226,8 +226,8 @@ impl<'a> Transaction<'a> {
         let place = |counts: &Counts, len| free_in_both(counts, &old, 0, len);
         let placed = write_refcounts(&self.file, bits, order, &mut counts, place).await?;
         self.file.flush().await?;
-        let result = self
-            .image
+        let (image, file) = (self.image, self.file);
+        let result = image
             .update_header(move |header| {
                 header.refcount_table_offset = placed.table_offset;
                 header.refcount_table_clusters = placed.table_clusters;
@@ -235,12 +235,34 @@ impl<'a> Transaction<'a> {
             })
             .await;
         let flushed = match result.is_ok() {
-            true => self.file.flush().await,
+            true => file.flush().await,
             false => Ok(()),
         };
+        let came_into_force = result.is_ok() && flushed.is_ok();
         // Whatever happened, memory follows the disk.
-        let reloaded = self.image.reload().await;
-        result.and(flushed).and(reloaded)
+        let reloaded = image.reload().await;
+        result.and(flushed).and(reloaded)?;
+        if came_into_force && image.settings.lock().passes(Release::Snapshot) {
+            discard_freed(&file, bits, &old, &counts).await;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the file of clusters that were in use before and are free now. That it cannot give them back does no harm.
+async fn discard_freed(file: &BlockNode, cluster_bits: u32, old: &Counts, counts: &Counts) {
+    let mut freed: Vec<(u64, u64)> = Vec::new();
+    old.each_in(0, u64::MAX, |cluster, _| {
+        if counts.get(cluster) == 0 {
+            match freed.last_mut() {
+                Some((first, len)) if *first + *len == cluster => *len += 1,
+                _ => freed.push((cluster, 1)),
+            }
+        }
+        true
+    });
+    for (first, len) in freed {
+        let _ = file.discard(first << cluster_bits, len << cluster_bits).await;
     }
 }
 

@@ -15,7 +15,12 @@ const ZERO_CHUNK: u64 = 1 << 20;
 
 impl Image {
     /// Moves the end of the disk. Holds the image alone.
-    pub(crate) async fn truncate(&self, length: u64, how: Truncate, progress: Option<&Progress>) -> Result<()> {
+    pub(crate) async fn truncate(
+        &self,
+        length: u64,
+        how: Truncate,
+        progress: Option<&Progress>,
+    ) -> Result<()> {
         let held = self.exclusive().await;
         self.check_writable()?;
         if !length.is_multiple_of(512) {

@@ -191,7 +191,8 @@ impl Image {
                     }
                     let follows = reusable(&entry) == reusable(&first)
                         && (!reusable(&first)
-                            || entry.host_offset() == first.host_offset() + ((number as u64) << g.cluster_bits));
+                            || entry.host_offset()
+                                == first.host_offset() + ((number as u64) << g.cluster_bits));
                     if !follows {
                         break;
                     }
@@ -227,9 +228,8 @@ impl Image {
         let g = &self.geometry;
         let external = self.has_data_file();
         let sub_start = |at: u64| at & !(g.subcluster_size() - 1);
-        let kind_at = |entry: L2Entry, at: u64| {
-            entry.kind(g, external, (g.in_cluster(at) >> g.subcluster_bits) as u32)
-        };
+        let kind_at =
+            |entry: L2Entry, at: u64| entry.kind(g, external, (g.in_cluster(at) >> g.subcluster_bits) as u32);
         let moves = |entry: L2Entry| {
             plan.reuse.is_none()
                 && (entry.is_compressed()
@@ -330,7 +330,8 @@ impl Image {
         }
         let from = edges.from.max(start) - start;
         let to = edges.to.min(start + g.cluster_size) - start;
-        let mask = subcluster_mask((from >> g.subcluster_bits) as u32, to.div_ceil(g.subcluster_size()) as u32);
+        let mask =
+            subcluster_mask((from >> g.subcluster_bits) as u32, to.div_ceil(g.subcluster_size()) as u32);
         let old = if old.is_compressed() { 0 } else { old.bitmap };
         (old | mask) & !(mask << 32)
     }

@@ -212,9 +212,7 @@ impl Image {
                 let keep = self.settings.lock().discard_no_unref || self.is_raw_external();
                 (g.version >= 3, keep)
             }
-            Become::Zero { unmap } => {
-                (true, !unmap || self.settings.lock().discard_no_unref)
-            }
+            Become::Zero { unmap } => (true, !unmap || self.settings.lock().discard_no_unref),
         };
         // A place that snapshots share is of no use to us any more.
         let keep = keep_wanted && old.has_place(external) && old.is_copied();

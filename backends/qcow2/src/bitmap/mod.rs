@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use rhea_block::{BitmapInfo, BlockError, BlockNode, DirtyBitmap, PersistentBitmaps, Result, ResultExt};
 
 use self::directory::{BitmapFlags, DirectoryEntry, GRANULARITY_BITS, MAX_BITMAPS, MAX_NAME, TableEntry};
+use crate::finish::finish;
 use crate::geometry::Geometry;
 use crate::header::{Autoclear, BitmapsExtension, Header};
 use crate::image::{Exclusive, Image, Release};
@@ -132,6 +133,7 @@ pub(crate) async fn change(
     remove: Option<&str>,
     _held: &Exclusive<'_>,
 ) -> Result<()> {
+    image.check_writable()?;
     let header = image.header();
     let mut entries = read_directory(image).await?;
     let mut gone = Vec::new();
@@ -190,6 +192,7 @@ pub(crate) async fn change(
         })
         .await?;
     image.file().flush().await?;
+    image.protect_snapshots_and_bitmaps().await?;
     for (offset, len) in gone {
         image.release(offset, len, Release::Other);
     }
@@ -236,22 +239,29 @@ impl PersistentBitmaps for Image {
     }
 
     async fn store(&self, bitmap: &DirtyBitmap) -> Result<()> {
-        let held = self.exclusive().await;
         self.can_store(bitmap.name(), bitmap.granularity())?;
-        let mut bitmap = bitmap.clone();
-        bitmap.resize(self.header().size);
-        let entries = read_directory(self).await?;
-        if entries.len() >= MAX_BITMAPS as usize && position(&entries, bitmap.name()).is_err() {
-            return Err(BlockError::invalid("Maximum number of persistent bitmaps is already reached"));
-        }
-        tracking::store(self, bitmap, &held).await
+        let (this, mut bitmap) = (self.arc(), bitmap.clone());
+        finish(async move {
+            let held = this.exclusive().await;
+            bitmap.resize(this.header().size);
+            let entries = read_directory(&this).await?;
+            if entries.len() >= MAX_BITMAPS as usize && position(&entries, bitmap.name()).is_err() {
+                return Err(BlockError::invalid("Maximum number of persistent bitmaps is already reached"));
+            }
+            tracking::store(&this, bitmap, &held).await
+        })
+        .await
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
-        let held = self.exclusive().await;
-        change(self, &[], Some(name), &held).await?;
-        self.bitmaps().forget(name);
-        Ok(())
+        let (this, name) = (self.arc(), name.to_owned());
+        finish(async move {
+            let held = this.exclusive().await;
+            change(&this, &[], Some(&name), &held).await?;
+            this.bitmaps().forget(&name);
+            Ok(())
+        })
+        .await
     }
 
     fn can_store(&self, name: &str, granularity: u64) -> Result<()> {

@@ -11,6 +11,7 @@ use rhea_block::{DirtyBitmap, Result};
 use super::directory::{self, BitmapFlags, FLAGS_OFFSET};
 use super::{change, extension, read_bits, read_directory};
 use crate::image::{Exclusive, Image};
+use crate::overlap::Sections;
 
 /// What is known of the image's enabled bitmaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +93,8 @@ pub(crate) async fn begin(image: &Image, _held: &Exclusive<'_>) -> Result<()> {
         }
         bitmaps.push(read_bits(&image.file(), image.geometry(), entry, header.size).await?);
         let flags = (entry.flags | BitmapFlags::IN_USE).bits().to_be_bytes();
-        image.write_at(extension.directory_offset + position + FLAGS_OFFSET, &flags).await?;
+        let at = extension.directory_offset + position + FLAGS_OFFSET;
+        image.write_section(at, &flags, Sections::BITMAP_DIRECTORY).await?;
     }
     if bitmaps.is_empty() {
         tracking.set(Phase::None);

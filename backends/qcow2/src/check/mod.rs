@@ -30,6 +30,7 @@ use rhea_block::{BlockError, BlockNode, CheckResult, Repair, Result};
 
 use self::refcounts::{Block, Pass};
 use crate::counts::Counts;
+use crate::finish::finish;
 use crate::geometry::Geometry;
 use crate::header::{Header, Incompatible};
 use crate::image::{Exclusive, Image};
@@ -81,8 +82,12 @@ struct Check<'a> {
 
 /// Checks the image and repairs what is asked for.
 pub(crate) async fn check(image: &Image, repair: Repair) -> Result<CheckResult> {
-    let exclusive = image.exclusive().await;
-    check_held(image, repair, &exclusive).await
+    let this = image.arc();
+    finish(async move {
+        let exclusive = this.exclusive().await;
+        check_held(&this, repair, &exclusive).await
+    })
+    .await
 }
 
 /// Like [`check`], for who holds the image alone already.
@@ -303,6 +308,7 @@ impl<'a> Check<'a> {
             self.file.flush().await?;
             self.image.update_header(move |header| header.incompatible -= marks).await?;
             self.file.flush().await?;
+            self.image.note_header(&self.image.header());
         }
         Ok(())
     }
