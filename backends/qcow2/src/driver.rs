@@ -368,8 +368,10 @@ impl Image {
         let Ok(read) = crate::snapshot::read_table(self).await else { return Ok(()) };
         let table = Protected { offset: header.snapshots_offset, len: read.length };
         self.protect(Sections::SNAPSHOT_TABLE, vec![table]);
-        let l1s =
-            read.snapshots.iter().map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
+        let l1s = read
+            .snapshots
+            .iter()
+            .map(|s| Protected { offset: s.l1_table_offset, len: 8 * u64::from(s.l1_size) });
         self.protect(Sections::INACTIVE_L1, l1s.collect());
         self.protect_inactive_l2(&header, &read.snapshots).await
     }

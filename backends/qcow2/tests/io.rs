@@ -353,7 +353,8 @@ fn concurrent_writes_to_one_cluster_all_arrive() {
     let image = scratch.file("a.qcow2");
     create(&registry, &image, "size=4M,cluster_size=64k");
     let node = open(&registry, &image);
-    let data: Vec<IoVector> = (0..256u32).map(|i| IoVector::from_slice(&vec![(i % 255) as u8 + 1; 512])).collect();
+    let data: Vec<IoVector> =
+        (0..256u32).map(|i| IoVector::from_slice(&vec![(i % 255) as u8 + 1; 512])).collect();
     block_on(async {
         let writes = (0..256usize).map(|i| {
             let (node, data) = (node.clone(), &data[i]);
