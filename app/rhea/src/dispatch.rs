@@ -59,6 +59,12 @@ const FRONT_ENDS: &[FrontEnd] = &[
         what: What::Tool(rhea_nbd_tool::run),
         about: "serve disk images to NBD clients",
     },
+    FrontEnd {
+        link: "qemu-storage-daemon",
+        word: "storage-daemon",
+        what: What::Tool(rhea_storage_daemon::run),
+        about: "block devices and their exports, without a machine",
+    },
 ];
 
 /// The last component of the path a program was started by; `rhea` if there is none.

@@ -100,14 +100,9 @@ impl LuksNode {
 impl Node for LuksNode {
     fn limits(&self) -> Limits {
         let file = self.file.node().limits();
-        let sector = SECTOR_SIZE as u32;
         Limits {
-            request_alignment: sector.max(
-                match self.payload_offset.is_multiple_of(file.request_alignment.into()) {
-                    true => file.request_alignment,
-                    false => sector,
-                },
-            ),
+            // The file's node shapes what does not fit the file's own blocks: only there is it known where the file ends.
+            request_alignment: SECTOR_SIZE as u32,
             optimal_transfer: file.optimal_transfer,
             native_write: WriteFlags::FUA,
             ..Limits::default()

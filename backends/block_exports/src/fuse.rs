@@ -4,7 +4,7 @@
 //! is written through the file is in the disk at once. Each request is a task on the export's executor.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -71,19 +71,19 @@ impl FuseExport {
     /// Mounts a disk.
     pub async fn start(node: Arc<BlockNode>, options: FuseOptions) -> Result<Self> {
         let path = options.mountpoint.display();
-        let metadata =
-            std::fs::metadata(&options.mountpoint).context(format!("Failed to stat '{path}'"))?;
+        let metadata = std::fs::metadata(&options.mountpoint).context(format!("Failed to stat '{path}'"))?;
         if !metadata.is_file() {
             return Err(BlockError::invalid(format!("'{path}' is not a regular file")));
         }
-        let hold =
-            Hold::take(node, "fuse", options.writable, options.growable, options.writethrough).await?;
+        let hold = Hold::take(node, "fuse", options.writable, options.growable, options.writethrough).await?;
         let file = Arc::new(DiskFile::new(hold, options.growable)?);
         let session = match mount(&file, &options) {
             Ok(session) => session,
             Err(error) => {
                 let _ = file.hold.release().await;
-                return Err(BlockError::from(error).context(format!("Failed to mount FUSE session at '{path}'")));
+                return Err(
+                    BlockError::from(error).context(format!("Failed to mount FUSE session at '{path}'"))
+                );
             }
         };
         Ok(Self { file, session, mountpoint: options.mountpoint.clone() })
@@ -157,7 +157,7 @@ impl DiskFile {
 
     async fn attributes(&self) -> FileAttr {
         let node = self.hold.node();
-        let size = node.length();
+        let size = node.exact_length();
         let allocated = node.driver().allocated_size().await.unwrap_or(size);
         let owner = *self.ownership.lock();
         let now = SystemTime::now();
@@ -190,10 +190,10 @@ impl DiskFile {
     async fn resize(&self, length: u64, preallocation: Preallocation) -> Result<()> {
         self.check_writable()?;
         let node = self.hold.node();
-        if length == node.length() {
+        if length == node.exact_length() {
             return Ok(());
         }
-        let how = Truncate { exact: true, preallocation, zero: length > node.length() };
+        let how = Truncate { exact: true, preallocation, zero: length > node.exact_length() };
         match self.growable {
             true => node.truncate(length, how).await,
             false => self.hold.resizing(node.truncate(length, how)).await,
@@ -202,7 +202,7 @@ impl DiskFile {
 
     async fn read(&self, offset: u64, size: u32) -> Result<IoVector> {
         let node = self.hold.node();
-        let available = node.length().saturating_sub(offset).min(size.into());
+        let available = node.exact_length().saturating_sub(offset).min(size.into());
         let mut data = IoVector::zeroed(available as usize);
         node.read(offset, &mut data).await?;
         Ok(data)
@@ -212,7 +212,7 @@ impl DiskFile {
         self.check_writable()?;
         let node = self.hold.node();
         let end = offset.checked_add(data.len() as u64).ok_or(BlockError::os(libc::EFBIG))?;
-        let length = node.length();
+        let length = node.exact_length();
         if end > length {
             if self.growable {
                 self.resize(end, Preallocation::Off).await?;
@@ -233,14 +233,14 @@ impl DiskFile {
         let keeps = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             // Storage for what is there already cannot be promised by every format.
-            0 if keeps || end <= node.length() => Err(BlockError::os(libc::ENOTSUP)),
+            0 if keeps || end <= node.exact_length() => Err(BlockError::os(libc::ENOTSUP)),
             0 => self.resize(end, Preallocation::Falloc).await,
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
                 let punches = mode & libc::FALLOC_FL_PUNCH_HOLE != 0;
-                if !keeps && end > node.length() {
+                if !keeps && end > node.exact_length() {
                     self.resize(end, Preallocation::Off).await?;
                 }
-                let end = end.min(node.length());
+                let end = end.min(node.exact_length());
                 let mut flags = self.hold.write_flags();
                 flags.set(WriteFlags::MAY_UNMAP, punches);
                 match end > offset {
@@ -255,7 +255,7 @@ impl DiskFile {
     /// The next data (or the next hole) at or after an offset.
     async fn seek(&self, offset: u64, wants_data: bool) -> Result<u64> {
         let node = self.hold.node();
-        let length = node.length();
+        let length = node.exact_length();
         if offset >= length {
             return Err(BlockError::os(libc::ENXIO));
         }
@@ -300,7 +300,8 @@ impl Filesystem for MountedFile {
             let _ = config.set_max_write(most);
         }
         // Each that the kernel has is welcome, none is needed.
-        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_MAX_PAGES] {
+        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_MAX_PAGES]
+        {
             let _ = config.add_capabilities(wanted);
         }
         Ok(())
@@ -433,7 +434,7 @@ impl Filesystem for MountedFile {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.0.hold.node().length().div_ceil(512);
+        let blocks = self.0.hold.node().exact_length().div_ceil(512);
         reply.statfs(blocks, 0, 0, 1, 0, 512, 255, 512);
     }
 
@@ -449,21 +450,21 @@ fn finish(result: Result<()>, reply: ReplyEmpty) {
     }
 }
 
-/// Whether FUSE file systems can be mounted here at all: the device is there and may be opened.
-#[cfg(test)]
-fn is_available() -> bool {
-    std::fs::File::options().read(true).write(true).open(Path::new("/dev/fuse")).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, SeekFrom, Write};
     use std::os::unix::fs::FileExt;
+    use std::path::Path;
 
     use rhea_async_io::block_on;
     use rhea_block::{MemoryNode, OpenFlags};
 
     use super::*;
+
+    /// Whether the device is there and may be opened.
+    fn is_available() -> bool {
+        std::fs::File::options().read(true).write(true).open(Path::new("/dev/fuse")).is_ok()
+    }
 
     /// Mounts a disk and runs a test on the file, or says why not.
     fn mounted(name: &str, options: FuseOptions, bytes: Vec<u8>, test: impl FnOnce(&Path, &Arc<BlockNode>)) {
@@ -492,7 +493,7 @@ mod tests {
     }
 
     fn bytes_of(node: &Arc<BlockNode>) -> Vec<u8> {
-        let mut bytes = vec![0; node.length() as usize];
+        let mut bytes = vec![0; node.exact_length() as usize];
         block_on(node.read_bytes(0, &mut bytes)).unwrap();
         bytes
     }
@@ -519,7 +520,7 @@ mod tests {
             file.read_exact_at(&mut start, 0).unwrap();
             assert_eq!(&start, b"changed");
             file.set_len(500_000).unwrap();
-            assert_eq!(node.length(), 500_000);
+            assert_eq!(node.exact_length(), 500_000);
         });
     }
 
@@ -529,7 +530,7 @@ mod tests {
         mounted("growable", options, vec![1; 100], |path, node| {
             let mut file = std::fs::File::options().append(true).read(true).open(path).unwrap();
             file.write_all(&[2; 50]).unwrap();
-            assert_eq!(node.length(), 150);
+            assert_eq!(node.exact_length(), 150);
             file.seek(SeekFrom::Start(90)).unwrap();
             let mut rest = Vec::new();
             file.read_to_end(&mut rest).unwrap();

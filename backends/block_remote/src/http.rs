@@ -181,6 +181,10 @@ impl Node for HttpNode {
         self.length
     }
 
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
     async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
         let fetch = |offset, len| {
             let (client, length) = (self.client.clone(), self.length);

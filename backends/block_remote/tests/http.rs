@@ -303,6 +303,10 @@ fn mistaken_options_are_refused() {
     let options = Options::parse(&format!("driver=http,url={}", server.url("x")), None).unwrap();
     let error = block_on(registry().open_node(options, OpenFlags::empty(), true)).unwrap_err();
     assert!(error.to_string().contains("does not support writes"), "{error}");
+    let options =
+        Options::parse(&format!("driver=http,auto-read-only=on,url={}", server.url("x")), None).unwrap();
+    let node = block_on(registry().open_node(options, OpenFlags::empty(), true)).unwrap();
+    assert!(node.is_read_only());
 }
 
 #[test]

@@ -10,12 +10,13 @@ mod client;
 mod credentials;
 pub mod protocol;
 mod receive;
+pub mod robustness;
 mod server;
 mod stream;
 mod tls;
 
 pub use address::{Address, Listener};
-pub use credentials::{client_tls, server_tls};
 pub use client::{ClientTls, ExportDetails, ListedExport, NbdDriver, connect_simple, list};
+pub use credentials::{client_tls, server_tls};
 pub use server::{Export, ExportOptions, Server, ServerConfig};
 pub use stream::Stream;

@@ -57,8 +57,9 @@ impl TlsSession {
         config: Arc<rustls::ClientConfig>,
         name: &str,
     ) -> io::Result<Self> {
-        let name = rustls::pki_types::ServerName::try_from(name.to_owned())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("invalid host name '{name}'")))?;
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("invalid host name '{name}'"))
+        })?;
         let connection = rustls::ClientConnection::new(config, name).map_err(tls_error)?;
         Self::handshake(socket, connection.into()).await
     }

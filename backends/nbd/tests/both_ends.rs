@@ -50,8 +50,7 @@ fn what_is_written_is_read_and_lands_in_the_disk() {
 fn many_requests_at_once_from_several_threads() {
     let folder = Folder::new();
     let disk = memory(vec![0; SIZE]);
-    let server =
-        TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export(&disk, "", true)]);
+    let server = TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export(&disk, "", true)]);
     let node = open(&server.uri(""), OpenFlags::UNMAP).unwrap();
     let threads: Vec<_> = (0..4_u64)
         .map(|thread| {
@@ -91,8 +90,7 @@ fn many_requests_at_once_from_several_threads() {
 fn requests_given_up_halfway_do_no_harm_to_others() {
     let folder = Folder::new();
     let disk = memory(noise(SIZE, 7));
-    let server =
-        TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export(&disk, "", true)]);
+    let server = TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export(&disk, "", true)]);
     let node = open(&server.uri(""), OpenFlags::UNMAP).unwrap();
     let expected = noise(SIZE, 7);
     block_on(async {
@@ -165,8 +163,7 @@ fn holes_of_the_disk_are_known_to_the_client() {
     file.set_len(8 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &noise(1 << 20, 3), 2 << 20).unwrap();
     let disk = open(path.to_str().unwrap(), OpenFlags::UNMAP).unwrap();
-    let server =
-        TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export(&disk, "", true)]);
+    let server = TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export(&disk, "", true)]);
     let node = open(&server.uri(""), OpenFlags::UNMAP).unwrap();
     let status = |at| block_on(node.block_status(at, 8 << 20, true)).unwrap();
     let first = status(0);

@@ -30,10 +30,8 @@ fn certificates(folder: &Path) {
         let names = if side == "server" { vec![name.to_owned()] } else { Vec::new() };
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![
-            rcgen::KeyUsagePurpose::DigitalSignature,
-            rcgen::KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages =
+            vec![rcgen::KeyUsagePurpose::DigitalSignature, rcgen::KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &authority).unwrap();
@@ -49,12 +47,11 @@ fn credentials(folder: &Folder, endpoint: &str) -> String {
 fn server(folder: &Folder, disk: &Arc<BlockNode>, identity: Option<&str>) -> TestServer {
     let objects = Objects::default();
     rhea_block_objects::add_object(&objects, &credentials(folder, "server")).unwrap();
-    let mut config = ServerConfig {
-        tls: Some(rhea_nbd::server_tls(&objects, "tls").unwrap()),
-        ..ServerConfig::default()
-    };
+    let mut config =
+        ServerConfig { tls: Some(rhea_nbd::server_tls(&objects, "tls").unwrap()), ..ServerConfig::default() };
     if let Some(identity) = identity {
-        rhea_block_objects::add_object(&objects, &format!("authz-simple,id=who,identity={identity}")).unwrap();
+        rhea_block_objects::add_object(&objects, &format!("authz-simple,id=who,identity={identity}"))
+            .unwrap();
         config.authorization = Some(rhea_block_objects::authorization(&objects, "who").unwrap());
     }
     TestServer::start(&folder.path("s"), config, vec![export(disk, "disk", true)])
@@ -148,7 +145,8 @@ fn debians_tools_at_our_server_and_the_other_way_round() {
             server.socket
         );
         let object = credentials(&folder, "client");
-        let arguments = ["--object", &object, "--image-opts", "-c", "write -P 5 4k 900k", "-c", "read -P 5 4k 900k"];
+        let arguments =
+            ["--object", &object, "--image-opts", "-c", "write -P 5 4k 900k", "-c", "read -P 5 4k 900k"];
         let (ok, text) = run("qemu-io", &[&arguments[..], &[&image]].concat());
         assert!(ok && !text.contains("failed"), "{text}");
         let mut bytes = vec![0; SIZE];

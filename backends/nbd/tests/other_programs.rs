@@ -149,7 +149,8 @@ fn our_client_at_debians_qemu_nbd() {
         let folder = Folder::new();
         must("qemu-img", &["create", "-q", "-f", format, &folder.text("image"), &SIZE.to_string()]);
         let (socket, image) = (folder.text("s"), folder.text("image"));
-        let arguments = ["-t", "-e", "2", "-f", format, "-x", "disk", "--discard=unmap", "-k", &socket, &image];
+        let arguments =
+            ["-t", "-e", "2", "-f", format, "-x", "disk", "--discard=unmap", "-k", &socket, &image];
         let _server = OtherServer::start("qemu-nbd", &arguments, &folder.path("s"));
         let uri = format!("nbd+unix:///disk?socket={socket}");
         exercise(&open(&uri, OpenFlags::UNMAP).unwrap(), false);
@@ -191,8 +192,16 @@ fn other_servers_errors_are_told() {
     }
     let folder = Folder::new();
     let socket = folder.text("s");
-    let arguments =
-        ["-f", "-U", &socket, "--filter=error", "memory", "1M", "error-pread=ENOSPC", "error-pread-rate=100%"];
+    let arguments = [
+        "-f",
+        "-U",
+        &socket,
+        "--filter=error",
+        "memory",
+        "1M",
+        "error-pread=ENOSPC",
+        "error-pread-rate=100%",
+    ];
     let _server = OtherServer::start("nbdkit", &arguments, &folder.path("s"));
     let (ok, _) = run("nbdinfo", &["--size", &format!("nbd+unix:///?socket={socket}")]);
     assert!(ok || !installed("nbdinfo"));

@@ -144,7 +144,13 @@ fn lengths_beyond_reason_are_refused() {
     assert_serves(&server);
 }
 
-fn simple_request(stream: &mut UnixStream, flags: CommandFlags, command: u16, offset: u64, length: u64) -> u32 {
+fn simple_request(
+    stream: &mut UnixStream,
+    flags: CommandFlags,
+    command: u16,
+    offset: u64,
+    length: u64,
+) -> u32 {
     let request = Request { flags, command, cookie: 77, offset, length };
     let (header, len) = request.encode(HeaderStyle::Simple);
     stream.write_all(&header[..len]).unwrap();
@@ -181,7 +187,11 @@ fn wrong_requests_fail_and_the_connection_goes_on() {
         (none, command::CACHE, 3, 4097, 0),
         (none, command::FLUSH, 0, 0, 0),
     ] {
-        assert_eq!(simple_request(&mut stream, flags, command, offset, length), error, "{command} {offset} {length}");
+        assert_eq!(
+            simple_request(&mut stream, flags, command, offset, length),
+            error,
+            "{command} {offset} {length}"
+        );
     }
     drop(stream);
     let mut bytes = vec![0; SIZE];
@@ -340,7 +350,9 @@ fn replies_that_fit_no_request_break_the_connection() {
     // Each is sent for a read of 512 bytes: wrong magic, unknown cookie, an end halfway, a structured reply.
     let wrong: [fn(u64) -> Vec<u8>; 4] = [
         |_| vec![0xab; 64],
-        |cookie| [&0x6744_6698_u32.to_be_bytes()[..], &[0; 4], &(cookie + 1).to_be_bytes(), &[0; 512]].concat(),
+        |cookie| {
+            [&0x6744_6698_u32.to_be_bytes()[..], &[0; 4], &(cookie + 1).to_be_bytes(), &[0; 512]].concat()
+        },
         |cookie| [&0x6744_6698_u32.to_be_bytes()[..], &[0; 4], &cookie.to_be_bytes(), &[0; 100]].concat(),
         |cookie| {
             let chunk = [0, 1, 0, 1];

@@ -297,7 +297,6 @@ async fn fill(
         file: file_edge.clone(),
         data_file: data_edge.clone(),
         backing: Arc::default(),
-        name: String::new(),
         header,
         disk,
         settings: settings.clone(),

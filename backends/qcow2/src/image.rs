@@ -71,8 +71,6 @@ pub struct Image {
     pub(crate) data_file: Option<Arc<Edge>>,
     pub(crate) backing: Arc<BackingSlot>,
     pub(crate) geometry: Geometry,
-    /// What the image is called in messages.
-    pub(crate) name: String,
     pub(crate) settings: Mutex<Settings>,
     pub(crate) header: Mutex<StoredHeader>,
     /// Held while the header is written.

@@ -138,7 +138,8 @@ impl Releases {
         due
     }
 
-    /// Whether anything is queued, settled or waiting.
+    /// Whether nothing is queued, settled or waiting.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         let stages = self.stages.lock();
         stages.queued.is_empty() && stages.settled.is_empty() && stages.waiting.is_empty()

@@ -332,11 +332,8 @@ async fn read_metadata(file: &BlockNode, region: Region) -> Result<(Parameters, 
 #[async_trait]
 impl Node for Image {
     fn limits(&self) -> Limits {
-        let block = self.parameters.block_size as u32;
         Limits {
             native_write_zeroes: WriteFlags::MAY_UNMAP | WriteFlags::NO_FALLBACK,
-            write_zeroes_alignment: 1,
-            optimal_transfer: u64::from(block),
             ..Limits::default()
         }
     }

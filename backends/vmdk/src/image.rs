@@ -133,13 +133,13 @@ impl Image {
         self.tables
             .with(&file, sparse, (number, table), |entries| {
                 let kind = kind_of(sparse, entries[first]);
-                let grain_sectors = sparse.grain / SECTOR;
+                let step = u64::from(sparse.step());
                 let mut end = sparse.grain - within;
                 let mut next = first + 1;
                 while end < len && next < entries.len() {
                     let follows = match kind {
                         Kind::Data(_) => {
-                            let expected = u64::from(entries[first]) + (next - first) as u64 * grain_sectors;
+                            let expected = u64::from(entries[first]) + (next - first) as u64 * step;
                             u64::from(entries[next]) == expected
                         }
                         Kind::Compressed(_) => false,
@@ -283,7 +283,7 @@ impl Image {
         file.write(at, &bytes, WriteFlags::empty()).await?;
         *end = at + (to - from);
         let count = ((to - from) / grain) as u32;
-        let step = (grain / SECTOR) as u32;
+        let step = sparse.step();
         let entries: Vec<u32> = (0..count).map(|i| first + i * step).collect();
         let index = (from % sparse.table_span() / grain) as usize;
         self.tables.set(&file, sparse, (number, table), index, &entries).await?;
@@ -482,6 +482,13 @@ impl Image {
 }
 
 pub(crate) fn kind_of(sparse: &Sparse, entry: u32) -> Kind {
+    if let Some(start) = sparse.grains_at {
+        return match crate::sesparse::grain_index(entry) {
+            Some(index) => Kind::Data(start + index * sparse.grain),
+            None if entry == 0 => Kind::Unallocated,
+            None => Kind::Zero,
+        };
+    }
     match entry {
         0 => Kind::Unallocated,
         1 if sparse.zeroed_grain => Kind::Zero,

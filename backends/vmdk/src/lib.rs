@@ -1,7 +1,7 @@
 //! The vmdk image format: VMware's "Virtual Disk Format 5.0" and 1.1.
 //!
 //! * [`descriptor`]: the text that names a disk's extents;
-//! * [`sparse`]: headers and directories of sparse extents; [`tables`]: their grain tables; [`grain`]: compressed grains;
+//! * [`sparse`], [`sesparse`]: headers and directories of sparse extents; [`tables`]: their grain tables; [`grain`]: compressed grains;
 //! * [`open`], [`create`], [`check`]: what they say; [`image`]: requests, and why a crash does no harm.
 
 mod check;
@@ -11,6 +11,7 @@ mod fuzz;
 mod grain;
 mod image;
 mod open;
+mod sesparse;
 mod sparse;
 mod tables;
 

@@ -11,8 +11,8 @@ use crate::image::{DescriptorPlace, Extent, Image, Storage};
 use crate::sparse::{COWD_MAGIC, HOSTED_MAGIC, Header, MAX_DIRECTORY_ENTRIES, SECTOR, Sparse};
 
 /// The kinds of disks whose descriptor is a file of its own.
-const SPLIT_TYPES: [&str; 5] =
-    ["monolithicFlat", "twoGbMaxExtentFlat", "twoGbMaxExtentSparse", "vmfs", "vmfsSparse"];
+const SPLIT_TYPES: [&str; 6] =
+    ["monolithicFlat", "twoGbMaxExtentFlat", "twoGbMaxExtentSparse", "vmfs", "vmfsSparse", "seSparse"];
 
 pub(crate) async fn open(context: &OpenContext<'_>, options: &mut Options) -> Result<Image> {
     let edge = context.open_child(options, "file", Role::File).await?;
@@ -30,7 +30,10 @@ pub(crate) async fn open(context: &OpenContext<'_>, options: &mut Options) -> Re
     };
     let read_only = |e: &Extent| e.sparse().is_some_and(|s| s.read_only);
     if context.writable() && extents.iter().any(read_only) {
-        return Err(BlockError::new(libc::EROFS, "vmfsSparse extents can only be opened read-only"));
+        return Err(BlockError::new(
+            libc::EROFS,
+            "vmfsSparse and seSparse extents can only be opened read-only",
+        ));
     }
     Ok(Image {
         file: edge,
@@ -55,8 +58,8 @@ type Opened = (Vec<Extent>, DescriptorPlace, Descriptor);
 async fn open_monolithic(edge: &Arc<Edge>) -> Result<Opened> {
     let file = edge.node();
     let header = Header::read(&file).await?;
-    let offset = header.descriptor_offset.checked_mul(SECTOR).unwrap_or(u64::MAX);
-    let len = header.descriptor_size.checked_mul(SECTOR).unwrap_or(u64::MAX);
+    let offset = header.descriptor_offset.saturating_mul(SECTOR);
+    let len = header.descriptor_size.saturating_mul(SECTOR);
     if offset == 0 || len == 0 {
         return Err(BlockError::malformed(
             "vmdk header: no descriptor is embedded; open the disk by its descriptor file",
@@ -133,11 +136,8 @@ async fn open_extent(
                 end: AsyncMutex::new(0),
             });
         }
-        ExtentType::SeSparse => {
-            return Err(BlockError::unsupported("vmdk: SESPARSE extents are not supported"));
-        }
         ExtentType::Flat | ExtentType::Vmfs => Role::Data,
-        ExtentType::Sparse | ExtentType::VmfsSparse => Role::Metadata,
+        ExtentType::Sparse | ExtentType::VmfsSparse | ExtentType::SeSparse => Role::Metadata,
     };
     let name = format!("extents.{number}");
     let edge = match context.open_optional_child(options, &name, role).await? {
@@ -150,6 +150,7 @@ async fn open_extent(
             let header = Header::read(&file).await?;
             Storage::Sparse(Sparse::open_hosted(&file, &header, budget).await?)
         }
+        ExtentType::SeSparse => Storage::Sparse(crate::sesparse::open(&file, budget).await?),
         ExtentType::VmfsSparse => Storage::Sparse(Sparse::open_cowd(&file, budget).await?),
         _ => Storage::Flat(line.offset * SECTOR),
     };

@@ -28,7 +28,7 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn le64(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -167,9 +167,11 @@ pub(crate) struct Sparse {
     pub(crate) zeroed_grain: bool,
     /// Nothing of it is ever written.
     pub(crate) read_only: bool,
+    /// A space-efficient extent: tables have entries of eight bytes ([`crate::sesparse`]), and grains start here, in bytes.
+    pub(crate) grains_at: Option<u64>,
 }
 
-/// Where a directory entry's grain tables start to be believable: behind the header.
+/// Reads a directory of four-byte entries.
 async fn read_directory(file: &BlockNode, at: u64, entries: u64) -> Result<Vec<u32>> {
     let start = at.checked_mul(SECTOR).filter(|start| *start >= SECTOR);
     let Some(start) = start.filter(|s| s.saturating_add(entries * 4) <= file.length()) else {
@@ -182,7 +184,7 @@ async fn read_directory(file: &BlockNode, at: u64, entries: u64) -> Result<Vec<u
     Ok(bytes.chunks_exact(4).map(|b| le32(b, 0)).collect())
 }
 
-fn directory_entries(length: u64, table_span: u64, budget: &mut u64) -> Result<u64> {
+pub(crate) fn directory_entries(length: u64, table_span: u64, budget: &mut u64) -> Result<u64> {
     let entries = length.div_ceil(table_span);
     *budget = budget.checked_sub(entries).ok_or_else(|| {
         BlockError::new(libc::EFBIG, format!("vmdk: a grain directory of {entries} entries is too large"))
@@ -213,6 +215,7 @@ impl Sparse {
             markers: header.flags & FLAG_MARKERS != 0,
             zeroed_grain: header.flags & FLAG_ZEROED_GRAIN != 0,
             read_only: false,
+            grains_at: None,
         })
     }
 
@@ -249,7 +252,21 @@ impl Sparse {
             markers: false,
             zeroed_grain: false,
             read_only: true,
+            grains_at: None,
         })
+    }
+
+    /// Bytes of a table's entry.
+    pub(crate) fn entry_len(&self) -> u64 {
+        if self.grains_at.is_some() { 8 } else { 4 }
+    }
+
+    /// How much more the entry of a grain is than that of the grain before it in the file.
+    pub(crate) fn step(&self) -> u32 {
+        match self.grains_at {
+            Some(_) => 1,
+            None => (self.grain / SECTOR) as u32,
+        }
     }
 
     /// Bytes of the disk a grain table stands for.

@@ -60,7 +60,7 @@ pub(crate) struct Tables {
 /// Where a table lies; an error unless it is within the file, behind the header.
 pub(crate) fn place(file: &BlockNode, extent: &Sparse, directory: &[u32], table: usize) -> Result<u64> {
     let at = u64::from(directory[table]) * SECTOR;
-    if at < SECTOR || at + extent.entries_per_table * 4 > file.length() {
+    if at < SECTOR || at + extent.entries_per_table * extent.entry_len() > file.length() {
         return Err(BlockError::malformed(format!(
             "vmdk grain directory: entry {table} is {}",
             directory[table]
@@ -76,8 +76,11 @@ pub(crate) async fn read(
     directory: &[u32],
     table: usize,
 ) -> Result<Vec<u32>> {
-    let mut bytes = vec![0; extent.entries_per_table as usize * 4];
+    let mut bytes = vec![0; (extent.entries_per_table * extent.entry_len()) as usize];
     file.read_bytes(place(file, extent, directory, table)?, &mut bytes).await?;
+    if extent.grains_at.is_some() {
+        return crate::sesparse::table_entries(&bytes);
+    }
     Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 

@@ -36,6 +36,19 @@ impl Ran {
     }
 }
 
+/// Two texts without the lines they begin and end with in common.
+fn differing_lines(a: &str, b: &str) -> (String, String) {
+    let (mut a, mut b): (Vec<&str>, Vec<&str>) = (a.lines().collect(), b.lines().collect());
+    let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    a.drain(..same);
+    b.drain(..same);
+    while a.len().min(b.len()) > 0 && a.last() == b.last() {
+        a.pop();
+        b.pop();
+    }
+    (a.join("\n"), b.join("\n"))
+}
+
 /// A test's folder and tools.
 #[derive(Debug)]
 pub struct Bench {
@@ -129,12 +142,9 @@ impl Bench {
     /// Notes where what both tools have printed differs.
     pub fn note(&mut self, line: &str, theirs: &Ran, ours: &Ran) {
         if theirs != ours {
-            let _ = writeln!(
-                self.differences,
-                "$ {line}\n--- Debian's\n{}\n--- ours\n{}",
-                theirs.transcript(),
-                ours.transcript()
-            );
+            let (theirs, ours) = (theirs.transcript(), ours.transcript());
+            let (theirs, ours) = differing_lines(&theirs, &ours);
+            let _ = writeln!(self.differences, "$ {line}\n--- Debian's\n{theirs}\n--- ours\n{ours}");
         }
     }
 

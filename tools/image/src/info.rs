@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use rhea_block::{BlockNode, DriverKind, FormatInfo, OpenFlags, Role, SnapshotInfo, full_backing_filename};
+use rhea_block::{
+    BlockNode, DriverKind, Edge, FormatInfo, OpenFlags, Role, SnapshotInfo, full_backing_filename,
+};
 use rhea_options::{LongOption, Parsed};
 use serde_json::{Map, Value, json};
 
@@ -100,8 +102,7 @@ pub(crate) fn allocated_size<'a>(
             return None;
         }
         let mut sum = 0u64;
-        let mut children: Vec<Arc<BlockNode>> =
-            node.edges().iter().filter(|e| e.role() != Role::Backing).map(|e| e.node()).collect();
+        let mut children: Vec<Arc<BlockNode>> = shown_children(node).iter().map(|e| e.node()).collect();
         if let Some(below) = node.child(Role::Filtered) {
             children = vec![below];
         }
@@ -160,7 +161,7 @@ fn describe<'a>(
             put("format-specific", specific);
         }
         let mut children = Vec::new();
-        for edge in node.edges().iter().rev().filter(|e| e.role() != Role::Backing) {
+        for edge in shown_children(node) {
             let child = edge.node();
             let info = describe(session, &child, &child_name(&child)).await?;
             children.push(json!({"name": edge.name(), "info": info}));
@@ -168,6 +169,20 @@ fn describe<'a>(
         put("children", Value::Array(children));
         Ok(Value::Object(report))
     })
+}
+
+/// The children a report tells of, in QEMU's order: the youngest first, the file (which was there before all others)
+/// last. The data file of a qcow2 image is not among them: QEMU leaves it closed when no data is to be read.
+fn shown_children(node: &Arc<BlockNode>) -> Vec<Arc<Edge>> {
+    let mut edges: Vec<_> = node
+        .edges()
+        .into_iter()
+        .filter(|e| e.role() != Role::Backing && !(e.role() == Role::Data && node.driver_name() == "qcow2"))
+        .collect();
+    // By number where the names have one.
+    let number = |e: &Arc<Edge>| e.name().rsplit('.').next().and_then(|n| n.parse::<u32>().ok());
+    edges.sort_by_key(|e| (e.name() == "file", std::cmp::Reverse(number(e))));
+    edges
 }
 
 /// A child's file name: its own, or that of its file.

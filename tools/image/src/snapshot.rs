@@ -43,7 +43,8 @@ pub(crate) fn row(snapshot: &SnapshotInfo) -> String {
 
 /// A time in the host's zone: `2024-02-29 12:00:00`.
 fn local_time(seconds: u64) -> String {
-    let local = i64::try_from(seconds).unwrap_or(0).saturating_add(rhea_host::time::local_offset_seconds());
+    let time = i64::try_from(seconds).unwrap_or(0);
+    let local = time.saturating_add(rhea_host::time::local_offset_at(time));
     let (days, rest) = (local.div_euclid(86400), local.rem_euclid(86400));
     let (year, month, day) = date(days);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)

@@ -179,8 +179,8 @@ struct ImageOptions {
 /// Takes the command line apart. An error is the text to print.
 pub fn parse(program: &str, arguments: &[String]) -> Result<Parsed, String> {
     let hint = format!("Try `{program} --help' for more information.");
-    let parsed = getopt(arguments, SHORT, LONG)
-        .map_err(|error| format!("{program}: {error}\n{program}: {hint}"))?;
+    let parsed =
+        getopt(arguments, SHORT, LONG).map_err(|error| format!("{program}: {error}\n{program}: {hint}"))?;
     let mut config = Config::default();
     let mut image = ImageOptions::default();
     for (letter, argument) in parsed.options {
@@ -268,10 +268,11 @@ fn take(config: &mut Config, image: &mut ImageOptions, letter: char, word: Strin
         }
         '4' => image.detect_zeroes = Some(word),
         'e' => {
-            config.shared =
-                word.parse::<i32>().ok().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                    format!("Invalid shared device number '{word}'")
-                })?;
+            config.shared = word
+                .parse::<i32>()
+                .ok()
+                .and_then(|n| usize::try_from(n).ok())
+                .ok_or_else(|| format!("Invalid shared device number '{word}'"))?;
         }
         'f' => config.format = Some(word),
         't' => config.persistent = true,
@@ -289,8 +290,7 @@ fn take(config: &mut Config, image: &mut ImageOptions, letter: char, word: Strin
             config.description = word;
         }
         'H' => {
-            config.handshake_limit =
-                word.parse().map_err(|_| format!("Invalid handshake limit '{word}'"))?;
+            config.handshake_limit = word.parse().map_err(|_| format!("Invalid handshake limit '{word}'"))?;
         }
         '5' => config.objects.push(word),
         '6' => config.tls_creds = Some(word),
@@ -334,10 +334,14 @@ fn finish_flags(config: &mut Config, image: &ImageOptions) -> Result<(), String>
             config.flags |= OpenFlags::DETECT_ZEROES_UNMAP;
         }
         Some("unmap") => {
-            return Err("setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"
-                .into());
+            return Err(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"
+                    .into(),
+            );
         }
-        Some(word) => return Err(format!("Failed to parse detect_zeroes mode: invalid parameter value: {word}")),
+        Some(word) => {
+            return Err(format!("Failed to parse detect_zeroes mode: invalid parameter value: {word}"));
+        }
     }
     Ok(())
 }
@@ -371,8 +375,9 @@ impl Config {
     pub fn inet(&self) -> Result<rhea_nbd::Address, String> {
         let port = self.port.clone().unwrap_or_else(|| DEFAULT_PORT.to_string());
         let host = self.bind.as_deref().unwrap_or("0.0.0.0");
-        rhea_nbd::Address::inet(host, &port)
-            .map_err(|_| format!("address resolution failed for {host}:{port}: Servname not supported for ai_socktype"))
+        rhea_nbd::Address::inet(host, &port).map_err(|_| {
+            format!("address resolution failed for {host}:{port}: Servname not supported for ai_socktype")
+        })
     }
 }
 
@@ -401,7 +406,10 @@ mod tests {
             ("--cache=foo x", "qemu-nbd: Invalid cache mode `foo'".into()),
             ("--aio=foo x", "qemu-nbd: Invalid aio mode 'foo'".into()),
             ("--discard=x y", "qemu-nbd: Invalid discard mode `x'".into()),
-            ("--detect-zeroes=x y", "qemu-nbd: Failed to parse detect_zeroes mode: invalid parameter value: x".into()),
+            (
+                "--detect-zeroes=x y",
+                "qemu-nbd: Failed to parse detect_zeroes mode: invalid parameter value: x".into(),
+            ),
             ("-o -1 y", "qemu-nbd: Value '-1' is out of range for parameter 'offset'".into()),
             ("-o 1G y", "qemu-nbd: Invalid offset '1G'".into()),
             ("-n --cache=none x", "qemu-nbd: -n and --cache can only be specified once".into()),

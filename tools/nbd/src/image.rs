@@ -40,7 +40,11 @@ impl Image {
             false => registry.open(file, config.format.as_deref(), flags).await,
         };
         let mut node = opened.map_err(|error| error.context(format!("Failed to blk_new_open '{file}'")))?;
-        if config.format.is_none() && !config.image_opts && node.driver_name() == "raw" && !config.flags.contains(OpenFlags::READ_ONLY) {
+        if config.format.is_none()
+            && !config.image_opts
+            && node.driver_name() == "raw"
+            && !config.flags.contains(OpenFlags::READ_ONLY)
+        {
             eprintln!(
                 "WARNING: Image format was not specified for '{file}' and probing guessed raw.\n         \
                  Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
@@ -54,9 +58,7 @@ impl Image {
             temporary = Some(file);
         }
         if let Some(name) = &config.load_snapshot {
-            load_snapshot(&node, name)
-                .await
-                .map_err(|error| error.context("Failed to load snapshot"))?;
+            load_snapshot(&node, name).await.map_err(|error| error.context("Failed to load snapshot"))?;
         }
         Ok(Self { node, _temporary: temporary })
     }
@@ -82,7 +84,8 @@ async fn overlay(
     options.set("size", &base.length().to_string());
     registry.create("qcow2", name, options, &Progress::new()).await?;
     // What is written is thrown away: it need not reach the disk.
-    let node = registry.open(name, Some("qcow2"), (flags | OpenFlags::NO_FLUSH) - OpenFlags::READ_ONLY).await?;
+    let node =
+        registry.open(name, Some("qcow2"), (flags | OpenFlags::NO_FLUSH) - OpenFlags::READ_ONLY).await?;
     node.set_backing(Some(base.clone())).await?;
     Ok((node, file))
 }

@@ -209,6 +209,7 @@ async fn offer(server: &Server, config: &Config, image: &Image) -> Result<()> {
             writable: !image.node.is_read_only(),
             offset: config.offset,
             length: None,
+            writethrough: false,
             multi_conn: config.shared != 1,
             allocation_depth: config.allocation_depth,
             bitmaps: config.bitmap.iter().cloned().collect(),

@@ -212,7 +212,9 @@ impl VhostUserBackend for Device {
         };
         let bytes = configuration.encode();
         // Fields of later versions, which features would announce, are zero.
-        (0..size).map(|i| offset.checked_add(i).and_then(|at| bytes.get(at as usize)).copied().unwrap_or(0)).collect()
+        (0..size)
+            .map(|i| offset.checked_add(i).and_then(|at| bytes.get(at as usize)).copied().unwrap_or(0))
+            .collect()
     }
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {

@@ -184,6 +184,11 @@ impl Connection {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Ends the connection under the requests that go on; they find it broken.
+    pub(crate) fn hang_up(&self) {
+        self.stream.shutdown();
+    }
+
     /// Says goodbye, when no request is under way.
     pub(crate) async fn disconnect(&self) {
         let request =
@@ -257,8 +262,7 @@ impl Connection {
         let mut frame = Frame { header: &header[..len], bytes, sent: 0, outgoing };
         while frame.sent < frame.len() {
             let (head, tail) = frame.rest();
-            let count =
-                self.send_some(&[IoSlice::new(head), IoSlice::new(tail)], pending.cookie).await?;
+            let count = self.send_some(&[IoSlice::new(head), IoSlice::new(tail)], pending.cookie).await?;
             frame.sent += count;
             pending.sent = true;
         }

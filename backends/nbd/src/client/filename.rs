@@ -116,7 +116,11 @@ fn parse_uri(scheme: &str, rest: &str) -> Result<Options> {
                 return Err(wrong());
             }
             let default = DEFAULT_PORT.to_string();
-            inet(&mut options, &unescape(host).ok_or_else(wrong)?, if port.is_empty() { &default } else { port });
+            inet(
+                &mut options,
+                &unescape(host).ok_or_else(wrong)?,
+                if port.is_empty() { &default } else { port },
+            );
         }
         _ => return Err(wrong()),
     }
@@ -145,7 +149,14 @@ mod tests {
         assert_eq!(text("nbd+unix:///e?socket=/s"), "export=e,server.type=unix,server.path=/s");
         assert_eq!(text("nbd:foo"), "error parsing address 'foo'");
         assert_eq!(text("nbd:"), "NBD server address missing");
-        for wrong in ["nbd://", "nbd+unix:///foo", "nbd://h/x?socket=a", "nbd+unix://h/x?socket=/s", "nbd://h/%zz", "nbd://h/%0"] {
+        for wrong in [
+            "nbd://",
+            "nbd+unix:///foo",
+            "nbd://h/x?socket=a",
+            "nbd+unix://h/x?socket=/s",
+            "nbd://h/%zz",
+            "nbd://h/%0",
+        ] {
             assert_eq!(text(wrong), "No valid URL specified", "{wrong}");
         }
     }

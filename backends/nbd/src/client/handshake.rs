@@ -158,10 +158,8 @@ pub async fn connect_simple(
         Some(info) => info,
         None => handshake.export_name(export).await?,
     };
-    let fd = handshake
-        .into_stream()
-        .into_fd()
-        .map_err(|_| broken("a connection with TLS cannot be handed on"))?;
+    let fd =
+        handshake.into_stream().into_fd().map_err(|_| broken("a connection with TLS cannot be handed on"))?;
     Ok((fd, info.length, info.flags, info.minimum_block))
 }
 
@@ -175,7 +173,8 @@ impl Handshake {
         if fields.u64() != Some(INIT_MAGIC) {
             return Err(BlockError::invalid("Bad initial magic received"));
         }
-        let mut this = Self { stream: Some(stream), no_zeroes: false, fixed: false, style: HeaderStyle::Simple };
+        let mut this =
+            Self { stream: Some(stream), no_zeroes: false, fixed: false, style: HeaderStyle::Simple };
         match fields.u64() {
             Some(OLDSTYLE_MAGIC) => {
                 let mut facts = [0; 8 + 4 + EXPORT_NAME_PADDING];
@@ -379,7 +378,9 @@ impl Handshake {
                 Ok(Some(found))
             }
             Ok(()) => Err(broken("Incomplete export information")),
-            Err(refused) if refused.kind == reply::ERR_UNSUP && self.style != HeaderStyle::Extended => Ok(None),
+            Err(refused) if refused.kind == reply::ERR_UNSUP && self.style != HeaderStyle::Extended => {
+                Ok(None)
+            }
             Err(refused) => Err(refusal(option, &refused)),
         }
     }
@@ -473,10 +474,15 @@ impl ExportInfo {
         }
         let minimum = self.minimum_block;
         if !minimum.is_power_of_two() || minimum > 65536 {
-            return Err(broken(&format!("server minimum block size {minimum} is not a power of two up to 64k")));
+            return Err(broken(&format!(
+                "server minimum block size {minimum} is not a power of two up to 64k"
+            )));
         }
         if !self.preferred_block.is_power_of_two() || self.preferred_block < minimum {
-            return Err(broken(&format!("server preferred block size {} is not valid", self.preferred_block)));
+            return Err(broken(&format!(
+                "server preferred block size {} is not valid",
+                self.preferred_block
+            )));
         }
         if self.maximum_payload < minimum {
             return Err(broken(&format!("server maximum block size {} is not valid", self.maximum_payload)));

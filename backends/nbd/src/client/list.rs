@@ -37,9 +37,11 @@ impl ExportDetails {
         Self {
             length: info.length,
             flags: info.flags,
-            block_sizes: info
-                .has_sizes
-                .then_some((info.minimum_block, info.preferred_block, info.maximum_payload)),
+            block_sizes: info.has_sizes.then_some((
+                info.minimum_block,
+                info.preferred_block,
+                info.maximum_payload,
+            )),
             contexts,
             style,
         }
@@ -69,7 +71,9 @@ pub async fn list(address: &Address, tls: Option<&ClientTls>) -> Result<Vec<List
             let mut fields = Fields::new(&reply.data);
             let name = fields.string().filter(|_| reply.kind == reply::SERVER);
             let (Some(name), Some(description)) = (name, valid_string(fields.rest())) else {
-                return Err(rhea_block::BlockError::invalid("NBD server: malformed entry of the list of exports"));
+                return Err(rhea_block::BlockError::invalid(
+                    "NBD server: malformed entry of the list of exports",
+                ));
             };
             exports.push(ListedExport { name: name.into(), description: description.into(), details: None });
             Ok(())

@@ -21,7 +21,9 @@ pub use handshake::{ClientTls, connect_simple};
 pub use list::{ExportDetails, ListedExport, list};
 
 use crate::address::Address;
-use crate::client::handshake::Wanted;
+pub(crate) use handshake::{Wanted, connect};
+pub(crate) use node::NodeForTests;
+
 use crate::client::node::{NbdNode, Target};
 use crate::protocol::{DEFAULT_PORT, MAX_STRING, TransmissionFlags};
 
@@ -59,7 +61,8 @@ impl Driver for NbdDriver {
         let address = take_address(options)?;
         let export: String = options.take("export")?.unwrap_or_default();
         let context_name: Option<String> = options.take("x-dirty-bitmap")?;
-        for (what, text) in [("export name", Some(&export)), ("x-dirty-bitmap query", context_name.as_ref())] {
+        for (what, text) in [("export name", Some(&export)), ("x-dirty-bitmap query", context_name.as_ref())]
+        {
             if text.is_some_and(|text| text.len() > MAX_STRING) {
                 return Err(BlockError::invalid(format!("{what} too long to send to server")));
             }
@@ -69,7 +72,9 @@ impl Driver for NbdDriver {
         let credentials: Option<String> = options.take("tls-creds")?;
         let hostname: Option<String> = options.take("tls-hostname")?;
         let tls = match credentials {
-            Some(id) => Some(crate::credentials::client_tls(context.registry.objects(), &id, hostname, &address)?),
+            Some(id) => {
+                Some(crate::credentials::client_tls(context.registry.objects(), &id, hostname, &address)?)
+            }
             None => None,
         };
         let given_context = context_name.is_some();
@@ -136,7 +141,9 @@ fn take_address(options: &mut Options) -> Result<Address> {
     if !members.is_empty() {
         let address = Address::take(&mut members)?;
         return match members.entries().first() {
-            Some(entry) => Err(BlockError::invalid(format!("Parameter 'server.{}' is unexpected", entry.key))),
+            Some(entry) => {
+                Err(BlockError::invalid(format!("Parameter 'server.{}' is unexpected", entry.key)))
+            }
             None => Ok(address),
         };
     }

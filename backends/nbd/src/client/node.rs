@@ -14,11 +14,9 @@ use rhea_block::{
 
 use crate::address::Address;
 use crate::client::connection::{Connection, Expects, Failure};
-use crate::client::handshake::{ExportInfo, Wanted, connect};
+use crate::client::handshake::{Agreed, ExportInfo, Wanted, connect};
 use crate::client::journal::{Change, Journal};
-use crate::protocol::{
-    CommandFlags, HeaderStyle, MAX_PAYLOAD, TransmissionFlags, allocation, command,
-};
+use crate::protocol::{CommandFlags, HeaderStyle, MAX_PAYLOAD, TransmissionFlags, allocation, command};
 
 /// The pause after a failed attempt to connect.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,7 +38,8 @@ impl Target {
         match select(std::pin::pin!(attempt), Timer::after(ATTEMPT)).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
-                Err(BlockError::os(libc::ETIMEDOUT).context(format!("Failed to connect to '{}'", self.address)))
+                Err(BlockError::os(libc::ETIMEDOUT)
+                    .context(format!("Failed to connect to '{}'", self.address)))
             }
         }
     }
@@ -187,7 +186,7 @@ impl NbdNode {
                 // A server that is about to go is as good as gone.
                 Err(Failure::Server(error)) if error.errno() == libc::ESHUTDOWN && !self.delay.is_zero() => {
                     self.lost(&connection);
-                    connection.disconnect().await;
+                    connection.hang_up();
                 }
                 Err(Failure::Server(error)) => return (expects, Err(error)),
                 Err(Failure::Broken) => {
@@ -213,6 +212,29 @@ impl NbdNode {
             Some(journal) if enter(journal) => self.flush().await,
             _ => Ok(()),
         }
+    }
+}
+
+/// A node on a connection that somebody else has made, which does not come back.
+pub(crate) struct NodeForTests(NbdNode);
+
+impl NodeForTests {
+    pub(crate) fn new(agreed: Agreed) -> Self {
+        let address = Address::Unix { path: String::new() };
+        let target = Target { address, wanted: Wanted::default() };
+        Self(NbdNode::new(target, Connection::new(agreed), Duration::ZERO, false))
+    }
+
+    pub(crate) async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
+        self.0.read(offset, data).await
+    }
+
+    pub(crate) async fn write(&self, offset: u64, data: &IoVector, flags: WriteFlags) -> Result<()> {
+        self.0.write(offset, data.view(), flags).await
+    }
+
+    pub(crate) async fn block_status(&self, offset: u64, len: u64) -> Result<BlockStatus> {
+        self.0.block_status(offset, len, true).await
     }
 }
 
@@ -280,6 +302,10 @@ impl Node for NbdNode {
             native_write_zeroes: fua | WriteFlags::MAY_UNMAP | WriteFlags::NO_FALLBACK,
             ..Limits::default()
         }
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     fn length(&self) -> u64 {
@@ -353,12 +379,13 @@ impl Node for NbdNode {
         }
         let len = match self.style {
             HeaderStyle::Extended => len,
-            _ => len.min(u64::from(u32::MAX) / u64::from(self.info.minimum_block) * u64::from(self.info.minimum_block)),
+            _ => len.min(
+                u64::from(u32::MAX) / u64::from(self.info.minimum_block) * u64::from(self.info.minimum_block),
+            ),
         };
         let expects = Expects::Status { length: len, extent: None };
-        let (expects, result) = self
-            .request(CommandFlags::REQ_ONE, command::BLOCK_STATUS, (offset, len), None, expects)
-            .await;
+        let (expects, result) =
+            self.request(CommandFlags::REQ_ONE, command::BLOCK_STATUS, (offset, len), None, expects).await;
         result?;
         let Expects::Status { extent: Some((len, extent)), .. } = expects else { return Ok(data) };
         let mut flags = known;

@@ -26,6 +26,8 @@ pub struct ExportOptions {
     pub offset: u64,
     /// Bytes of the export; `None`: up to the disk's end.
     pub length: Option<u64>,
+    /// Every write is on stable storage before it is acknowledged.
+    pub writethrough: bool,
     /// Several clients may write at the same time and see each other's data.
     pub multi_conn: bool,
     /// Offer `qemu:allocation-depth`.
@@ -70,6 +72,7 @@ pub struct Export {
     offset: u64,
     length: u64,
     writable: bool,
+    writethrough: bool,
     multi_conn: bool,
     pub(crate) contexts: Vec<Context>,
 }
@@ -94,7 +97,10 @@ impl Export {
             return Err(BlockError::invalid(format!("export name '{}' too long", options.name)));
         }
         if options.description.len() > MAX_STRING {
-            return Err(BlockError::invalid(format!("export description '{}' too long", options.description)));
+            return Err(BlockError::invalid(format!(
+                "export description '{}' too long",
+                options.description
+            )));
         }
         if options.writable && node.is_read_only() {
             return Err(BlockError::new(libc::EPERM, "Cannot export a read-only node for writing"));
@@ -129,6 +135,7 @@ impl Export {
             offset: options.offset,
             length,
             writable: options.writable,
+            writethrough: options.writethrough,
             multi_conn: options.multi_conn,
             contexts,
         }))
@@ -193,11 +200,12 @@ impl Export {
     }
 
     pub(crate) async fn write(&self, offset: u64, data: &IoVector, fua: bool) -> Result<()> {
-        let flags = if fua { WriteFlags::FUA } else { WriteFlags::empty() };
+        let flags = if fua || self.writethrough { WriteFlags::FUA } else { WriteFlags::empty() };
         self.node().write(self.offset + offset, data, flags).await
     }
 
-    pub(crate) async fn write_zeroes(&self, offset: u64, length: u64, flags: WriteFlags) -> Result<()> {
+    pub(crate) async fn write_zeroes(&self, offset: u64, length: u64, mut flags: WriteFlags) -> Result<()> {
+        flags.set(WriteFlags::FUA, self.writethrough || flags.contains(WriteFlags::FUA));
         self.node().write_zeroes(self.offset + offset, length, flags).await
     }
 
@@ -272,11 +280,7 @@ impl Export {
 }
 
 /// A bitmap of the disk, or of a layer below it.
-async fn find_bitmap(
-    node: &Arc<BlockNode>,
-    name: &str,
-    writable: bool,
-) -> Result<Arc<Mutex<DirtyBitmap>>> {
+async fn find_bitmap(node: &Arc<BlockNode>, name: &str, writable: bool) -> Result<Arc<Mutex<DirtyBitmap>>> {
     let mut layer = Some(node.skip_filters());
     while let Some(node) = layer {
         if let Some(bitmaps) = node.driver().bitmaps() {

@@ -10,8 +10,8 @@ mod negotiation;
 mod transmission;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use event_listener::Event;
@@ -103,7 +103,10 @@ impl Server {
     pub fn add(&self, export: Arc<Export>) -> Result<()> {
         let mut exports = self.exports.lock();
         if exports.iter().any(|e| e.name == export.name) {
-            return Err(BlockError::invalid(format!("NBD server already has export named '{}'", export.name)));
+            return Err(BlockError::invalid(format!(
+                "NBD server already has export named '{}'",
+                export.name
+            )));
         }
         exports.push(export);
         Ok(())

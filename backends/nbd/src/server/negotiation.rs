@@ -27,10 +27,7 @@ pub(crate) struct Session {
 }
 
 /// Talks to a client until it goes over to transmission; `None`: it has left in good order.
-pub(crate) async fn negotiate(
-    server: &Server,
-    stream: Stream,
-) -> io::Result<Option<(Stream, Session)>> {
+pub(crate) async fn negotiate(server: &Server, stream: Stream) -> io::Result<Option<(Stream, Session)>> {
     let mut greeting = Vec::with_capacity(18);
     greeting.extend(INIT_MAGIC.to_be_bytes());
     greeting.extend(OPTION_MAGIC.to_be_bytes());
@@ -39,8 +36,8 @@ pub(crate) async fn negotiate(
     stream.send_all(&greeting).await?;
     let mut flags = [0; 4];
     stream.recv_exact(&mut flags).await?;
-    let flags = ClientFlags::from_bits(u32::from_be_bytes(flags))
-        .ok_or_else(|| violation("unknown client flags"))?;
+    let flags =
+        ClientFlags::from_bits(u32::from_be_bytes(flags)).ok_or_else(|| violation("unknown client flags"))?;
     let mut negotiation = Negotiation {
         server,
         stream: Some(stream),
@@ -54,7 +51,10 @@ pub(crate) async fn negotiate(
             Next::Option => {}
             Next::Leave => return Ok(None),
             Next::Transmission(session) => {
-                return Ok(Some((negotiation.stream.take().expect("the handshake owns the stream"), session)));
+                return Ok(Some((
+                    negotiation.stream.take().expect("the handshake owns the stream"),
+                    session,
+                )));
             }
         }
     }

@@ -142,8 +142,7 @@ impl Connection {
         if !(request.flags - allowed).is_empty() {
             return refuse(errno::EINVAL, "unsupported flags for the command");
         }
-        let changes =
-            matches!(request.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
+        let changes = matches!(request.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
         if changes && !session.export.is_writable() {
             return refuse(errno::EPERM, "Export is read-only");
         }
@@ -273,9 +272,7 @@ impl Connection {
     }
 
     async fn block_status(&self, request: &Request, data: &IoVector) -> io::Result<()> {
-        let Ok((length, ids)) = self.status_request(request, data) else {
-            unreachable!("checked before")
-        };
+        let Ok((length, ids)) = self.status_request(request, data) else { unreachable!("checked before") };
         let export = &self.session.export;
         let max = if request.flags.contains(CommandFlags::REQ_ONE) { 1 } else { MAX_EXTENTS };
         let extended = self.session.style == HeaderStyle::Extended;
@@ -336,13 +333,7 @@ impl Connection {
     }
 
     /// Sends what was read, without a copy where the memory lies in one piece.
-    async fn send_data(
-        &self,
-        request: &Request,
-        offset: u64,
-        data: &IoVector,
-        last: bool,
-    ) -> io::Result<()> {
+    async fn send_data(&self, request: &Request, offset: u64, data: &IoVector, last: bool) -> io::Result<()> {
         let view = data.view();
         let bytes = view.contiguous();
         if self.session.style == HeaderStyle::Simple {
