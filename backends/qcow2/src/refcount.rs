@@ -294,20 +294,88 @@ impl Image {
     /// Their contents are whatever was there. Returns their offset.
     pub async fn allocate(&self, len: u64) -> Result<u64> {
         let want = self.geometry.clusters(len.max(1));
-        let first = self.allocate_some(want).await?;
-        let mut have = first;
+        // A new block lies in the clusters it counts, and so ends every stretch of free ones.
+        if want >= 1 << self.geometry.refcount_block_bits {
+            let this = self.arc();
+            return finish(async move { this.allocate_long(want).await }).await;
+        }
+        let mut too_small = Vec::new();
+        let found = self.allocate_row(want, &mut too_small).await;
+        // The holes that were too small: kept until now, so that the search went on behind them.
+        for hole in too_small {
+            self.give_back(hole).await?;
+        }
+        found
+    }
+
+    async fn allocate_row(&self, want: u64, too_small: &mut Vec<Allocated>) -> Result<u64> {
+        let mut have = self.allocate_some(want).await?;
         // Mostly the first free place is large enough, or grows to be.
         while have.clusters < want {
-            let more = self.allocate_some(want - have.clusters).await?;
+            let more = match self.allocate_some(want - have.clusters).await {
+                Ok(more) => more,
+                Err(error) => {
+                    too_small.push(have);
+                    return Err(error);
+                }
+            };
             if more.offset == have.offset + (have.clusters << self.geometry.cluster_bits) {
                 have.clusters += more.clusters;
                 continue;
             }
-            // The hole was too small. Its clusters are free again as soon as nobody can mistake them.
-            self.give_back(have).await?;
-            have = more;
+            too_small.push(std::mem::replace(&mut have, more));
         }
         Ok(have.offset)
+    }
+
+    /// Allocates more clusters in a row than a refcount block counts: behind all that is counted, with the blocks that
+    /// count them before them.
+    async fn allocate_long(&self, want: u64) -> Result<u64> {
+        let g = self.geometry;
+        let per_block = 1u64 << g.refcount_block_bits;
+        let _one = self.refcounts.growth.lock().await;
+        let (index, blocks) = loop {
+            let (len, index) = {
+                let table = self.refcounts.table.lock();
+                let used = table.entries.iter().rposition(|entry| *entry != 0).map_or(0, |last| last + 1);
+                (table.entries.len() as u64, used as u64)
+            };
+            let mut blocks = 1;
+            while blocks * per_block < blocks + want {
+                blocks += 1;
+            }
+            if index + blocks <= len {
+                break (index, blocks);
+            }
+            self.grow_table(len, index + blocks - 1).await?;
+        };
+        let first = index << g.refcount_block_bits;
+        let (start, clusters) = (first << g.cluster_bits, blocks + want);
+        if first + clusters > MAX_HOST_OFFSET >> g.cluster_bits {
+            return Err(BlockError::new(libc::EFBIG, "The image file cannot grow any further"));
+        }
+        if let Some(problem) = self.overlap_of(start, clusters << g.cluster_bits, Sections::empty()) {
+            return Err(self.mark_corrupt(problem).await);
+        }
+        let mut content = vec![0; (blocks << g.cluster_bits) as usize];
+        for (block, bytes) in content.chunks_exact_mut(g.cluster_size as usize).enumerate() {
+            let used = (clusters - block as u64 * per_block).min(per_block);
+            (0..used as usize).for_each(|i| refcount_bits::set(bytes, g.refcount_order, i, 1));
+        }
+        self.refcounts.blocks.forget(start, blocks << g.cluster_bits);
+        // On disk before the table's entries are, as those are written after a flush.
+        self.file().write_bytes(start, &content).await?;
+        self.overlap.note(first, blocks);
+        {
+            let mut search = self.refcounts.search.lock();
+            search.untouched = search.untouched.max(first + clusters);
+        }
+        let mut table = self.refcounts.table.lock();
+        for block in 0..blocks {
+            table.entries[(index + block) as usize] = start + (block << g.cluster_bits);
+            table.dirty.insert((index + block) as usize);
+        }
+        Ok(start + (blocks << g.cluster_bits))
     }
 
     /// Undoes an allocation that nothing relies on yet, and to which nothing was written.

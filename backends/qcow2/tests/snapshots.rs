@@ -6,7 +6,7 @@ mod side_by_side;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rhea_async_io::block_on;
-use rhea_block::{OpenFlags, Repair, SnapshotInfo};
+use rhea_block::{OpenFlags, Repair, SnapshotInfo, Truncate};
 use side_by_side::{Folder, check, open, print, with};
 
 const DISK: u64 = 4 << 20;
@@ -171,6 +171,21 @@ fn a_snapshot_of_another_length_brings_its_length_back() {
     assert!(out.starts_with("No errors"), "{out}");
     let disk = folder.contents(&path, None);
     assert!(disk.len() == 4 << 20 && disk[3 << 20..].iter().all(|&b| b == 1));
+}
+
+#[test]
+fn tables_longer_than_a_refcount_block_counts_are_moved() {
+    let Some(folder) = Folder::new() else { return };
+    let path = folder.image("disk", "cluster_size=512", "4M", &["write -P 1 3M 1M"]);
+    with(&path, OpenFlags::UNMAP, async |node| {
+        // An L1 table of 10 MiB.
+        node.truncate(40 << 30, Truncate { exact: true, ..Truncate::default() }).await.unwrap();
+        node.write_bytes(39 << 30, &[2; 4096]).await.unwrap();
+        node.driver().snapshots().unwrap().create(&SnapshotInfo::default()).await.unwrap();
+    });
+    let out = folder.theirs("qemu-img", &["check", "-f", "qcow2", &path]);
+    assert!(out.starts_with("No errors"), "{out}");
+    folder.io(&path, &["read -P 1 3M 1M", "read -P 2 39G 4k", "read -P 0 20G 4k"]);
 }
 
 #[test]
