@@ -16,7 +16,7 @@ usage: cargo xtask COMMAND
                      boot Debian's kernel to a shell (--check: unattended, exit 0 if the shell answered;
                      --builtin: the small guest that is booted where Debian's packages cannot be had)
   test [FILTER]      install what the tests need and run all of them
-  bench [--rounds N] [--install-peer] [--no-native] [CASE…]
+  bench [--rounds N] [--install-peer] [--no-native] [--machines | --images] [CASE…]
                      measure Rhea beside qemu-system-x86_64, if that is installed
   lint               layering, file sizes, unsafe code, formatting
 ";
