@@ -58,8 +58,9 @@ const LEVEL: i32 = 6;
 
 /// Compresses a cluster; `None` if that makes it no smaller.
 fn compress(method: CompressionType, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
-    // One byte less than a cluster: what does not fit is not worth it.
-    let mut out = vec![0; cluster.len() - 1];
+    // Room for the worst case: a stream that is cut short leaves its compressor in a state that zlib-rs 0.6 does not
+    // reset fully.
+    let mut out = vec![0; cluster.len() + cluster.len() / 8 + 64];
     let len = match method {
         CompressionType::Zlib => {
             thread_local! {
@@ -67,10 +68,14 @@ fn compress(method: CompressionType, cluster: &[u8]) -> Result<Option<Vec<u8>>> 
             }
             DEFLATE.with_borrow_mut(|deflate| {
                 // Making one allocates much; one for each thread is enough.
-                let deflate = deflate.get_or_insert_with(|| Deflate::new(LEVEL, false, WINDOW_BITS));
-                deflate.reset();
-                match deflate.compress(cluster, &mut out, DeflateFlush::Finish) {
-                    Ok(Status::StreamEnd) => Ok(Some(deflate.total_out() as usize)),
+                let mut this = deflate.take().unwrap_or_else(|| Deflate::new(LEVEL, false, WINDOW_BITS));
+                this.reset();
+                match this.compress(cluster, &mut out, DeflateFlush::Finish) {
+                    Ok(Status::StreamEnd) => {
+                        let len = this.total_out() as usize;
+                        *deflate = Some(this);
+                        Ok(Some(len))
+                    }
                     Ok(_) => Ok(None),
                     Err(error) => {
                         Err(BlockError::new(libc::EIO, format!("deflate failed: {}", error.as_str())))
@@ -94,7 +99,8 @@ fn compress(method: CompressionType, cluster: &[u8]) -> Result<Option<Vec<u8>>> 
             done.ok()
         }
     };
-    Ok(len.map(|len| {
+    // No smaller than the cluster is not worth it.
+    Ok(len.filter(|len| *len < cluster.len()).map(|len| {
         out.truncate(len);
         out
     }))

@@ -238,7 +238,9 @@ impl Node for Qcow2Node {
     }
 
     fn bitmaps(&self) -> Option<&dyn PersistentBitmaps> {
-        Some(&*self.image)
+        // Version 2 has no autoclear bits, without which a stale bitmap could not be told from a good one.
+        let version = self.image.header.lock().header.version;
+        (version >= 3).then_some(&*self.image as &dyn PersistentBitmaps)
     }
 
     async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {
@@ -384,8 +386,9 @@ impl Image {
     }
 
     async fn guess_preallocation(&self) -> Result<bool> {
+        // What is in a data file is as the tables say; that is what QEMU tells as well.
         if self.has_data_file() {
-            return Ok(true);
+            return Ok(false);
         }
         let g = &self.geometry;
         let file = self.file();

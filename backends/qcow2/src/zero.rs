@@ -36,7 +36,7 @@ impl Image {
         if self.geometry.version < 3 {
             return Err(BlockError::os(libc::ENOTSUP));
         }
-        let (from, to) = self.widen(offset, offset + len).await?;
+        let (from, to) = self.narrow(offset, offset + len).await?;
         let raw = self.header.lock().header.is_data_file_raw();
         if raw {
             // The data file must show the zeroes as well.
@@ -46,22 +46,29 @@ impl Image {
             done?;
         }
         let unmap = flags.contains(WriteFlags::MAY_UNMAP) && !raw;
+        if from >= to {
+            return Ok(());
+        }
         self.change_entries(from, to, Become::Zero { unmap }, Release::Request).await
     }
 
-    /// Widens a range to whole subclusters, if what is added reads as zeroes already.
-    async fn widen(&self, offset: u64, end: u64) -> Result<(u64, u64)> {
+    /// Narrows a range to whole subclusters, if what is left out reads as zeroes already. It is never widened, even if
+    /// the rest of a subcluster reads as zeroes: a write to that rest may be under way, and would be lost.
+    async fn narrow(&self, offset: u64, end: u64) -> Result<(u64, u64)> {
         let size = self.geometry.subcluster_size();
-        let from = offset / size * size;
-        let to = if end == self.length() { end } else { end.next_multiple_of(size) };
-        let to = to.min(self.length()).max(end);
-        for (start, stop) in [(from, offset), (end, to)] {
+        let from = offset.next_multiple_of(size);
+        // The last subcluster may reach beyond the disk's end.
+        let to = if end == self.length() { end.next_multiple_of(size) } else { end / size * size };
+        let ragged = match from < to {
+            true => [(offset, from), (to, end)],
+            false => [(offset, end), (end, end)],
+        };
+        for (start, stop) in ragged {
             if start < stop && !self.reads_as_zero(start, stop - start, Behind::Backing).await? {
                 return Err(BlockError::os(libc::ENOTSUP));
             }
         }
-        // The last subcluster may reach beyond the disk's end.
-        Ok((from, to.next_multiple_of(size)))
+        Ok((from, to))
     }
 
     /// Gives storage back. Only whole clusters can be.
