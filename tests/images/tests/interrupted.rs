@@ -12,7 +12,10 @@ fn cut_short(bench: &Bench, line: &str, after: Duration, signal: &str) -> Option
     let mut child = bench.command(Whose::Ours, words.next().unwrap()).args(words).spawn().unwrap();
     std::thread::sleep(after);
     let _ = std::process::Command::new("kill").args([signal, &child.id().to_string()]).output();
-    child.wait().unwrap().code()
+    let code = child.wait().unwrap().code();
+    // The kernel takes a killed process's io_uring, and with it the locks on its files, apart a little later.
+    std::thread::sleep(Duration::from_millis(300));
+    code
 }
 
 /// Times from 1 ms to what a whole run takes.
