@@ -64,20 +64,87 @@ pub fn install_peer() -> anyhow::Result<()> {
     if Path::new("/usr/bin/qemu-system-x86_64").exists() {
         return Ok(());
     }
-    let release = fs::read_to_string("/etc/os-release").context("cannot tell this system's release")?;
-    let codename = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .context("this system's release has no name")?
-        .to_owned();
-    let settings = debian::sources_with_backports(&codename)?;
-    let apt = || -> anyhow::Result<Command> {
-        let mut command = as_root("apt-get")?;
-        command.args(settings.iter().flat_map(|s| ["-o", s]));
-        Ok(command)
-    };
-    run(apt()?.args(["-q", "update"]))?;
-    let suite = format!("{codename}-backports");
-    let install = ["install", "-y", "-q", "--no-install-recommends", "-t", &suite, "qemu-system-x86"];
-    run(apt()?.args(install)).context("cannot install qemu-system-x86")
+    let apt = Backports::update()?;
+    apt.install("qemu-system-x86", &["-t", &apt.suite])
+}
+
+/// Installs QEMU's image tools, which the tests compare ours with: of the major version whose texts ours print, from
+/// Debian's release or its backports. What is installed stays; tests that need another version say that they are
+/// skipped.
+pub fn install_image_tools() -> anyhow::Result<()> {
+    const PACKAGE: &str = "qemu-utils";
+    if is_installed(PACKAGE) {
+        return Ok(());
+    }
+    let apt = Backports::update()?;
+    match apt.versions(PACKAGE)?.iter().find(|(version, _)| version.starts_with("1:10.")) {
+        Some((version, from_backports)) => {
+            let suite = from_backports.then_some(["-t", &apt.suite]);
+            apt.install(&format!("{PACKAGE}={version}"), suite.as_ref().map_or(&[], |s| s.as_slice()))
+        }
+        None => {
+            println!("Debian has no {PACKAGE} 10 for {}: tests that compare texts are skipped", apt.codename);
+            apt.install(PACKAGE, &[])
+        }
+    }
+}
+
+/// An apt that also knows the backports of this system's release.
+struct Backports {
+    codename: String,
+    /// The backports' name, for apt's `-t`.
+    suite: String,
+    settings: Vec<String>,
+}
+
+impl Backports {
+    /// Fetches the package lists.
+    fn update() -> anyhow::Result<Self> {
+        let release = fs::read_to_string("/etc/os-release").context("cannot tell this system's release")?;
+        let codename = release
+            .lines()
+            .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+            .context("this system's release has no name")?
+            .to_owned();
+        let settings = debian::sources_with_backports(&codename)?;
+        let this = Self { suite: format!("{codename}-backports"), codename, settings };
+        run(this.configure(as_root("apt-get")?).args(["-q", "update"]))?;
+        Ok(this)
+    }
+
+    fn configure(&self, mut command: Command) -> Command {
+        command.args(self.settings.iter().flat_map(|s| ["-o", s]));
+        command
+    }
+
+    /// The versions of a package, the newest first, and whether it is the backports that have it.
+    fn versions(&self, package: &str) -> anyhow::Result<Vec<(String, bool)>> {
+        let mut command = self.configure(Command::new("apt-cache"));
+        let table = debian::run(command.args(["madison", package]))?;
+        // "package | version | mirror suite/component architecture Packages"
+        let versions = table.lines().filter(|line| line.ends_with("Packages")).filter_map(|line| {
+            let mut columns = line.split('|').skip(1);
+            Some((columns.next()?.trim().to_owned(), columns.next()?.contains(&self.suite)))
+        });
+        Ok(versions.collect())
+    }
+
+    fn install(&self, package: &str, options: &[&str]) -> anyhow::Result<()> {
+        let install = ["install", "-y", "-q", "--no-install-recommends"];
+        run(self.configure(as_root("apt-get")?).args(install).args(options).arg(package))
+            .with_context(|| format!("cannot install {package}"))
+    }
+}
+
+/// Installs OpenSSH's server, which tests run as a program of their own. Where a service manager would also start it as
+/// a service, the machine is left alone and those tests are skipped.
+pub fn install_ssh_server() -> anyhow::Result<()> {
+    if Path::new("/usr/sbin/sshd").exists() {
+        return Ok(());
+    }
+    if Path::new("/run/systemd/system").exists() {
+        println!("openssh-server is not installed: the tests of ssh are skipped");
+        return Ok(());
+    }
+    install(&["openssh-server", "openssh-client"])
 }

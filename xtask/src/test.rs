@@ -7,8 +7,9 @@ use rhea_boot_tests::kernels::Guest;
 use crate::cargo::{build_rhea, cargo, run};
 use crate::{demo, lint, packages};
 
-/// Compilers for the guest programs, for 64 and 32 bits.
-const PACKAGES: &[&str] = &["gcc", "binutils", "libc6-dev", "gcc-multilib", "libc6-dev-i386"];
+/// Compilers for the guest programs, for 64 and 32 bits; programs that talk to our NBD server and client.
+const PACKAGES: &[&str] =
+    &["gcc", "binutils", "libc6-dev", "gcc-multilib", "libc6-dev-i386", "libnbd-bin", "nbdkit", "procps"];
 
 /// How often the boot that is repeated is repeated.
 const REPETITIONS: &str = "RHEA_TEST_REPETITIONS";
@@ -47,6 +48,8 @@ pub fn run_tests(filter: Option<&str>) -> anyhow::Result<()> {
 fn run_steps(filter: Option<&str>, steps: &mut Steps) -> anyhow::Result<()> {
     steps.step("packages and guests", || {
         packages::install(PACKAGES)?;
+        packages::install_image_tools()?;
+        packages::install_ssh_server()?;
         for guest in Guest::ALL {
             println!("guest {}: {}, {}", guest.name(), guest.kernel()?.display(), guest.busybox()?.display());
         }

@@ -262,7 +262,7 @@ impl DiskFile {
         let mut at = offset;
         while at < length {
             let (status, _) = node.block_status_above(None, at, length - at).await?;
-            if !status.flags.contains(StatusFlags::ZERO) == wants_data {
+            if status.flags.contains(StatusFlags::ZERO) != wants_data {
                 return Ok(at);
             }
             at += status.len.max(1);

@@ -41,9 +41,9 @@ impl Socket {
     pub(crate) fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             let result = match self {
-                Self::Tcp(socket) => (&mut &*socket.get_ref()).read(bytes),
-                Self::Unix(socket) => (&mut &*socket.get_ref()).read(bytes),
-                Self::Vsock(socket) => (&mut &*socket.get_ref()).read(bytes),
+                Self::Tcp(socket) => socket.get_ref().read(bytes),
+                Self::Unix(socket) => socket.get_ref().read(bytes),
+                Self::Vsock(socket) => socket.get_ref().read(bytes),
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -56,11 +56,11 @@ impl Socket {
     pub(crate) fn try_send(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             let result = match self {
-                Self::Tcp(socket) => (&mut &*socket.get_ref()).write_vectored(bytes),
-                Self::Unix(socket) => (&mut &*socket.get_ref()).write_vectored(bytes),
+                Self::Tcp(socket) => socket.get_ref().write_vectored(bytes),
+                Self::Unix(socket) => socket.get_ref().write_vectored(bytes),
                 Self::Vsock(socket) => {
                     let first = bytes.iter().find(|b| !b.is_empty());
-                    (&mut &*socket.get_ref()).write(first.map_or(&[], |b| &**b))
+                    socket.get_ref().write(first.map_or(&[], |b| &**b))
                 }
             };
             match result {

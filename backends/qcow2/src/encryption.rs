@@ -14,8 +14,8 @@ use rhea_block_crypto::{HeaderStorage, LuksVolume, SectorCipher};
 const WORTH_A_THREAD: usize = 256 << 10;
 
 enum Method {
-    Aes(SectorCipher),
-    Luks(LuksVolume),
+    Aes(Box<SectorCipher>),
+    Luks(Box<LuksVolume>),
 }
 
 /// The cipher of an open image.
@@ -24,11 +24,11 @@ pub(crate) struct Encryption(Arc<Method>);
 
 impl Encryption {
     pub(crate) fn aes(password: &[u8]) -> Self {
-        Self(Arc::new(Method::Aes(SectorCipher::qcow_aes(password))))
+        Self(Arc::new(Method::Aes(Box::new(SectorCipher::qcow_aes(password)))))
     }
 
     pub(crate) fn luks(volume: LuksVolume) -> Self {
-        Self(Arc::new(Method::Luks(volume)))
+        Self(Arc::new(Method::Luks(Box::new(volume))))
     }
 
     /// The LUKS volume, for `info` and for changing its key slots.

@@ -607,7 +607,7 @@ pub(crate) async fn read_header(file: &BlockNode) -> Result<(Header, Vec<u8>)> {
     file.read_bytes(0, &mut bytes).await.context("Could not read qcow2 header")?;
     let cluster = Header::cluster_size_of(&bytes)?;
     let rest = bytes.len()..cluster.min(length) as usize;
-    if rest.len() > 0 && Header::needs(&bytes) > bytes.len() {
+    if !rest.is_empty() && Header::needs(&bytes) > bytes.len() {
         let start = bytes.len();
         bytes.resize(rest.end, 0);
         file.read_bytes(start as u64, &mut bytes[start..]).await.context("Could not read qcow2 header")?;

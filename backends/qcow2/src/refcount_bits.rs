@@ -88,7 +88,7 @@ mod tests {
     fn each_width_keeps_its_neighbours() {
         for order in 0..=6 {
             let max = if order == 6 { u64::MAX } else { (1 << (1u32 << order)) - 1 };
-            let count = 512 * 8 >> order;
+            let count = (512 * 8) >> order;
             let mut bytes = vec![0xff; 512];
             for index in [0, 1, count / 2, count - 1] {
                 set(&mut bytes, order, index, 0);

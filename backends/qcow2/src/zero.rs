@@ -135,7 +135,8 @@ impl Image {
             released.clear();
             discards.clear();
             let done = self.l2.write(place.slice, |bytes| {
-                let mut touched = usize::MAX..0;
+                // Nothing yet: the first entry gives the start.
+                let mut touched = std::ops::Range { start: usize::MAX, end: 0 };
                 for cluster in first..stop {
                     let index = place.index + (cluster - first) as usize;
                     let start = cluster << g.cluster_bits;

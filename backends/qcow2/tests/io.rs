@@ -288,7 +288,7 @@ fn go(shape: Shape, raw: Vec<(u8, u32, u32, u8)>) {
     let mut model = vec![0; shape.size as usize];
     if shape.backing {
         // Longer or shorter than the image.
-        let len = if shape.size % 1024 == 0 { shape.size / 2 } else { shape.size + 8192 };
+        let len = if shape.size.is_multiple_of(1024) { shape.size / 2 } else { shape.size + 8192 };
         let bytes: Vec<u8> = (0..len).map(|i| (i / 600 % 200) as u8).collect();
         std::fs::write(scratch.0.join("base.raw"), &bytes).unwrap();
         let n = bytes.len().min(model.len());

@@ -332,10 +332,7 @@ async fn read_metadata(file: &BlockNode, region: Region) -> Result<(Parameters, 
 #[async_trait]
 impl Node for Image {
     fn limits(&self) -> Limits {
-        Limits {
-            native_write_zeroes: WriteFlags::MAY_UNMAP | WriteFlags::NO_FALLBACK,
-            ..Limits::default()
-        }
+        Limits { native_write_zeroes: WriteFlags::MAY_UNMAP | WriteFlags::NO_FALLBACK, ..Limits::default() }
     }
 
     fn length(&self) -> u64 {

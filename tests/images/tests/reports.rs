@@ -248,7 +248,7 @@ fn of_images_with_a_story() {
         for step in *steps {
             match step.strip_prefix("damage ") {
                 Some(damage) => inflict(&bench, damage),
-                None => drop(run_step(&bench, step)),
+                None => run_step(&bench, step),
             }
         }
         questions.iter().for_each(|question| bench.same(question));

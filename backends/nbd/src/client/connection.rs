@@ -323,29 +323,27 @@ impl Connection {
 
     /// Waits until the reply to a request is complete or the connection breaks, and takes the request's slot.
     async fn wait(&self, cookie: u64) -> Slot {
+        // The waker is left before the lead is tried: whoever gives up the lead later will see it.
+        let next = poll_fn(|cx| {
+            if let Some(slot) = self.take_finished(cookie, Some(cx.waker())) {
+                return Poll::Ready(Either::Left(slot));
+            }
+            match self.try_lead() {
+                Some(leader) => Poll::Ready(Either::Right(leader)),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        let mut leader = match next {
+            Either::Left(slot) => return slot,
+            Either::Right(leader) => leader,
+        };
         loop {
-            // The waker is left before the lead is tried: whoever gives up the lead later will see it.
-            let next = poll_fn(|cx| {
-                if let Some(slot) = self.take_finished(cookie, Some(cx.waker())) {
-                    return Poll::Ready(Either::Left(slot));
-                }
-                match self.try_lead() {
-                    Some(leader) => Poll::Ready(Either::Right(leader)),
-                    None => Poll::Pending,
-                }
-            })
-            .await;
-            let mut leader = match next {
-                Either::Left(slot) => return slot,
-                Either::Right(leader) => leader,
-            };
-            loop {
-                if let Some(slot) = self.take_finished(cookie, None) {
-                    return slot;
-                }
-                if leader.step().await.is_err() {
-                    self.break_off();
-                }
+            if let Some(slot) = self.take_finished(cookie, None) {
+                return slot;
+            }
+            if leader.step().await.is_err() {
+                self.break_off();
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::structures::read_vector;
 
 /// The directory that counts: the header's, unless somebody wrote to the image who did not know of bitmaps.
 fn extension(header: &Header) -> Option<BitmapsExtension> {
-    header.bitmaps.clone().filter(|_| header.autoclear.contains(Autoclear::BITMAPS))
+    header.bitmaps.filter(|_| header.autoclear.contains(Autoclear::BITMAPS))
 }
 
 /// Reads the directory; empty if there is none.

@@ -111,7 +111,7 @@ pub(crate) async fn begin(image: &Image, _held: &Exclusive<'_>) -> Result<()> {
 pub(crate) async fn store(image: &Image, bitmap: DirtyBitmap, held: &Exclusive<'_>) -> Result<()> {
     let tracking = image.bitmaps();
     if bitmap.inconsistent || !bitmap.enabled {
-        change(image, &[bitmap.clone()], None, held).await?;
+        change(image, std::slice::from_ref(&bitmap), None, held).await?;
         tracking.forget(bitmap.name());
         return Ok(());
     }

@@ -480,7 +480,7 @@ impl Check<'_> {
     }
 
     async fn count_bitmaps(&mut self) -> Result<()> {
-        let Some(extension) = self.header.bitmaps.clone() else { return Ok(()) };
+        let Some(extension) = self.header.bitmaps else { return Ok(()) };
         if !self.header.autoclear.contains(Autoclear::BITMAPS) {
             return Ok(());
         }
