@@ -134,11 +134,15 @@ impl Image {
         let g = &self.geometry;
         let table_index = cluster >> g.refcount_block_bits;
         let entry = match self.refcounts.table.lock().entries.get(table_index as usize) {
-            Some(entry) => entry & REFCOUNT_TABLE_MASK,
+            Some(entry) => *entry,
             None => 0,
         };
         if entry == 0 {
             return Attempt::NoBlock(table_index);
+        }
+        let entry = entry & REFCOUNT_TABLE_MASK;
+        if entry == 0 {
+            return Attempt::Corrupt(format!("Refcount table entry {table_index:#x} has reserved bits set"));
         }
         if g.in_cluster(entry) != 0 {
             return Attempt::Corrupt(format!(

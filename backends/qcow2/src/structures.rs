@@ -13,43 +13,12 @@ use rhea_block::{BlockError, BlockNode, Result, ResultExt};
 use crate::counts::Counts;
 use crate::geometry::{Geometry, REFCOUNT_TABLE_MASK};
 use crate::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
+use crate::refcount_bits;
 
 /// Reads of tables under way at once.
 pub(crate) const IN_FLIGHT: usize = 8;
 /// Bytes of new blocks that are written at once.
 const WRITE: usize = 1 << 20;
-
-/// The refcount at an index of a block.
-pub(crate) fn load(order: u32, block: &[u8], index: usize) -> u64 {
-    match order {
-        0..=2 => {
-            let per_byte = 8 >> order;
-            let shift = (index % per_byte) << order;
-            u64::from(block[index / per_byte] >> shift) & ((1 << (1 << order)) - 1)
-        }
-        _ => {
-            let len = 1 << (order - 3);
-            block[index * len..(index + 1) * len].iter().fold(0, |value, &b| value << 8 | u64::from(b))
-        }
-    }
-}
-
-/// Puts a refcount there. It must fit.
-pub(crate) fn store(order: u32, block: &mut [u8], index: usize, value: u64) {
-    match order {
-        0..=2 => {
-            let per_byte = 8 >> order;
-            let shift = (index % per_byte) << order;
-            let mask = (1u8 << (1 << order)).wrapping_sub(1);
-            let byte = &mut block[index / per_byte];
-            *byte = *byte & !(mask << shift) | (value as u8 & mask) << shift;
-        }
-        _ => {
-            let len = 1 << (order - 3);
-            block[index * len..(index + 1) * len].copy_from_slice(&value.to_be_bytes()[8 - len..]);
-        }
-    }
-}
 
 /// A read of a table.
 pub(crate) async fn read_vector(file: Arc<BlockNode>, offset: u64, len: u64) -> Result<IoVector> {
@@ -105,7 +74,7 @@ pub(crate) async fn read_refcounts(
         let bytes = data.as_slice().expect("a fresh vector is one segment");
         let first = (index as u64) << geometry.refcount_block_bits;
         for at in 0..1usize << geometry.refcount_block_bits {
-            let count = load(geometry.refcount_order, bytes, at);
+            let count = refcount_bits::get(bytes, geometry.refcount_order, at);
             if count != 0 {
                 counts.set(first + at as u64, count);
             }
@@ -172,7 +141,7 @@ pub(crate) async fn write_refcounts(
         batch.resize(at + cluster_size as usize, 0);
         let lowest = index << block_bits;
         counts.each_in(lowest, lowest + (1 << block_bits), |cluster, count| {
-            store(order, &mut batch[at..], (cluster - lowest) as usize, count);
+            refcount_bits::set(&mut batch[at..], order, (cluster - lowest) as usize, count);
             true
         });
         if batch.len() >= WRITE {
@@ -199,28 +168,6 @@ mod tests {
     use rhea_block::{MemoryNode, OpenFlags};
 
     #[test]
-    fn refcounts_of_every_width_lie_where_the_specification_says() {
-        for order in 0..=6 {
-            let mut block = vec![0; 64];
-            let max = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
-            let entries = (64 * 8) >> order;
-            for index in (0..entries).step_by(3) {
-                store(order, &mut block, index, max - (index as u64 & max & 1));
-            }
-            for index in 0..entries {
-                let expected = if index % 3 == 0 { max - (index as u64 & max & 1) } else { 0 };
-                assert_eq!(load(order, &block, index), expected, "order {order} index {index}");
-            }
-        }
-        let mut block = vec![0; 8];
-        store(0, &mut block, 9, 1);
-        store(2, &mut block, 5, 0xa);
-        assert_eq!(block[..3], [0, 2, 0xa0]);
-        store(4, &mut block, 3, 0x1234);
-        assert_eq!(block[6..], [0x12, 0x34]);
-    }
-
-    #[test]
     fn a_new_structure_counts_itself() {
         for order in 0..=6 {
             let node = BlockNode::anonymous("memory", Box::<MemoryNode>::default(), OpenFlags::empty());
@@ -243,7 +190,8 @@ mod tests {
                 let block = block_on(read_vector(node.clone(), offset, 512)).unwrap().to_vec();
                 let per_block = 4096usize >> order;
                 got.extend(
-                    (0..per_block).map(|i| (index * per_block as u64 + i as u64, load(order, &block, i))),
+                    (0..per_block)
+                        .map(|i| (index * per_block as u64 + i as u64, refcount_bits::get(&block, order, i))),
                 );
             }
             got.retain(|e| e.1 != 0);

@@ -9,7 +9,8 @@ use rhea_block::{BlockError, Result, ResultExt};
 
 use super::Check;
 use crate::geometry::{Geometry, REFCOUNT_TABLE_MASK};
-use crate::structures::{IN_FLIGHT, load, read_refcount_table, read_vector, store};
+use crate::refcount_bits;
+use crate::structures::{IN_FLIGHT, read_refcount_table, read_vector};
 
 /// Bytes of refcount blocks that [`Actual`] keeps.
 const CACHE: u64 = 16 << 20;
@@ -28,7 +29,7 @@ fn pack(order: u32, block: &[u8], index: usize) -> u64 {
         return word;
     }
     for i in 0..32 {
-        word |= load(order, block, index + i).min(3) << (2 * i);
+        word |= refcount_bits::get(block, order, index + i).min(3) << (2 * i);
     }
     word
 }
@@ -195,14 +196,14 @@ impl Check<'_> {
             }
             for cluster in group..end {
                 let index = (cluster - first) as usize;
-                let actual = load(order, bytes, index);
+                let actual = refcount_bits::get(bytes, order, index);
                 let count = self.counts.get(cluster);
                 if actual | count == 0 {
                     continue;
                 }
                 self.end_cluster = cluster + 1;
                 if actual != count && self.mismatch(cluster, actual, count, pass) {
-                    store(order, bytes, index, count);
+                    refcount_bits::set(bytes, order, index, count);
                     changed = true;
                 }
             }
@@ -295,6 +296,10 @@ impl Actual {
         self.last = Some(index);
         let block = self.blocks.get(&index)?.as_ref()?;
         let in_block = cluster & ((1 << geometry.refcount_block_bits) - 1);
-        Some(if block.is_empty() { 0 } else { load(geometry.refcount_order, block, in_block as usize) })
+        Some(if block.is_empty() {
+            0
+        } else {
+            refcount_bits::get(block, geometry.refcount_order, in_block as usize)
+        })
     }
 }
