@@ -85,6 +85,10 @@ async fn data_of(source: &Arc<BlockNode>, cluster_size: u64) -> Result<u64> {
 async fn bitmaps_of(g: &Geometry, source: &Arc<BlockNode>) -> Result<Option<u64>> {
     let source = source.skip_filters();
     let Some(bitmaps) = source.driver().bitmaps() else { return Ok(None) };
+    // Version 2 of qcow2 has none.
+    if bitmaps.can_store("bitmap", 1 << 16).is_err() && bitmaps.list().await?.is_empty() {
+        return Ok(None);
+    }
     let (mut total, mut directory) = (0, 0);
     for bitmap in bitmaps.list().await? {
         let bytes = source.length().div_ceil(bitmap.granularity).div_ceil(8);

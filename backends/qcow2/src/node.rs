@@ -238,9 +238,7 @@ impl Node for Qcow2Node {
     }
 
     fn bitmaps(&self) -> Option<&dyn PersistentBitmaps> {
-        // Version 2 has no autoclear bits, without which a stale bitmap could not be told from a good one.
-        let version = self.image.header.lock().header.version;
-        (version >= 3).then_some(&*self.image as &dyn PersistentBitmaps)
+        Some(&*self.image)
     }
 
     async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {

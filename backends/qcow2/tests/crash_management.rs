@@ -364,7 +364,8 @@ fn replay(file: &Recorder, start: &[u8], history: &History, lost: &[u8]) {
 fn changes_of_the_whole_image_happen_or_not() {
     for options in ["cluster_size=512", "cluster_size=4k,refcount_bits=64", "cluster_size=16k,extended_l2=on"]
     {
-        let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
+        let mut runner =
+            TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
         let strategy = (requests(), proptest::collection::vec(any::<u8>(), 61));
         runner
             .run(&strategy, |(requests, lost)| {
