@@ -1,41 +1,98 @@
 //! `cargo xtask bench`: Rhea beside QEMU, with ratios.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use rhea_bench::Plan;
-use rhea_boot_tests::kernels::Emulator;
+use anyhow::{Context, bail, ensure};
+use rhea_bench::{ImagePlan, Plan};
 
 use crate::cargo::build_rhea;
 use crate::packages;
 
+/// What is measured.
+#[derive(PartialEq, Eq)]
+enum Part {
+    All,
+    Machines,
+    Images,
+}
+
+/// What the command line asks for.
+struct Wanted {
+    part: Part,
+    rounds: usize,
+    install_peer: bool,
+    native: bool,
+    cases: Vec<String>,
+}
+
 /// Parses the arguments, measures, prints the tables.
 pub fn run(arguments: &[&str]) -> anyhow::Result<()> {
-    let mut plan = Plan { rhea: PathBuf::new(), qemu: None, rounds: 3, cases: Vec::new(), native: true };
+    let wanted = parse(arguments)?;
+    packages::install(&["gcc", "libc6-dev"])?;
+    if wanted.install_peer {
+        if wanted.part != Part::Images {
+            packages::install_peer()?;
+        }
+        packages::install_image_tools()?;
+    }
+    let rhea = build_rhea()?;
+    if wanted.part != Part::Machines {
+        images(&wanted, &rhea)?;
+    }
+    if wanted.part != Part::Images {
+        machines(&wanted, rhea)?;
+    }
+    Ok(())
+}
+
+fn parse(arguments: &[&str]) -> anyhow::Result<Wanted> {
+    let mut wanted =
+        Wanted { part: Part::All, rounds: 3, install_peer: false, native: true, cases: Vec::new() };
     let mut words = arguments.iter();
-    let mut install_peer = false;
     while let Some(word) = words.next() {
         match *word {
             "--rounds" => {
                 let count = words.next().and_then(|n| n.parse().ok()).filter(|n| (1..=100).contains(n));
-                plan.rounds = count.context("--rounds: expects a number from 1 to 100")?;
+                wanted.rounds = count.context("--rounds: expects a number from 1 to 100")?;
             }
-            "--install-peer" => install_peer = true,
-            "--no-native" => plan.native = false,
+            "--install-peer" => wanted.install_peer = true,
+            "--no-native" => wanted.native = false,
+            "--machines" => wanted.part = Part::Machines,
+            "--images" => wanted.part = Part::Images,
             option if option.starts_with('-') => bail!("bench: unknown option {option}"),
-            case => plan.cases.push(case.into()),
+            case => wanted.cases.push(case.into()),
         }
     }
-    packages::install(&["gcc", "libc6-dev"])?;
-    if install_peer {
-        packages::install_peer()?;
+    ensure!(
+        wanted.cases.is_empty() || wanted.part != Part::All,
+        "bench: cases are chosen with --machines or --images"
+    );
+    Ok(wanted)
+}
+
+fn images(wanted: &Wanted, rhea: &Path) -> anyhow::Result<()> {
+    let peer = find_in_path("qemu-img");
+    match &peer {
+        Some(path) => println!("peer: {} ({})", path.display(), version(path)?),
+        None => println!("no qemu-img installed (--install-peer does): Rhea alone"),
     }
-    plan.rhea = build_rhea()?;
-    plan.qemu = find_in_path("qemu-system-x86_64");
-    match &plan.qemu {
-        Some(path) => println!("peer: {} ({})", path.display(), version(&Emulator::Qemu(path.clone()))?),
+    let plan = ImagePlan {
+        rhea: rhea.to_owned(),
+        qemu: peer.and_then(|path| path.parent().map(Path::to_owned)),
+        rounds: wanted.rounds,
+        cases: wanted.cases.clone(),
+    };
+    println!("{}", rhea_bench::run_images(&plan)?);
+    Ok(())
+}
+
+fn machines(wanted: &Wanted, rhea: PathBuf) -> anyhow::Result<()> {
+    let qemu = find_in_path("qemu-system-x86_64");
+    match &qemu {
+        Some(path) => println!("peer: {} ({})", path.display(), version(path)?),
         None => println!("no qemu-system-x86_64 installed (--install-peer does): Rhea alone"),
     }
+    let plan = Plan { rhea, qemu, rounds: wanted.rounds, cases: wanted.cases.clone(), native: wanted.native };
     println!("{}", rhea_bench::run(&plan)?);
     Ok(())
 }
@@ -44,8 +101,7 @@ fn find_in_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(program)).find(|p| p.is_file())
 }
 
-fn version(emulator: &Emulator) -> anyhow::Result<String> {
-    let (Emulator::Rhea(path) | Emulator::Qemu(path)) = emulator;
-    let text = rhea_boot_tests::debian::run(std::process::Command::new(path).arg("--version"))?;
+fn version(program: &Path) -> anyhow::Result<String> {
+    let text = rhea_boot_tests::debian::run(std::process::Command::new(program).arg("--version"))?;
     Ok(text.lines().next().unwrap_or_default().into())
 }

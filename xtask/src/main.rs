@@ -17,7 +17,8 @@ usage: cargo xtask COMMAND
                      --builtin: the small guest that is booted where Debian's packages cannot be had)
   test [FILTER]      install what the tests need and run all of them
   bench [--rounds N] [--install-peer] [--no-native] [--machines | --images] [CASE…]
-                     measure Rhea beside qemu-system-x86_64, if that is installed
+                     measure Rhea beside QEMU, if that is installed: machines (qemu-system-x86_64),
+                     images (qemu-img, qemu-nbd)
   lint               layering, file sizes, unsafe code, formatting
 ";
 

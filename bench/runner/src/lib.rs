@@ -6,6 +6,7 @@
 
 mod guest;
 mod host;
+mod images;
 mod statistics;
 mod table;
 
@@ -15,6 +16,7 @@ use anyhow::Context;
 use rhea_boot_tests::kernels::Emulator;
 
 pub use guest::Round;
+pub use images::{ImagePlan, run as run_images};
 pub use statistics::{geometric_mean, median};
 
 /// What to measure.

@@ -176,6 +176,10 @@ struct Local {
     /// What the present task may still do before it lets others run.
     budget: Cell<usize>,
     rounds: Cell<u32>,
+    /// [`DedicatedThread`]s in scope.
+    dedicated: Cell<usize>,
+    /// The last round did not enter the kernel, although it may have had something for it.
+    held_back: Cell<bool>,
     wakers: RefCell<Vec<Waker>>,
 }
 
@@ -192,6 +196,8 @@ thread_local! {
         depth: Cell::new(0),
         budget: Cell::new(BUDGET),
         rounds: Cell::new(0),
+        dedicated: Cell::new(0),
+        held_back: Cell::new(false),
         wakers: RefCell::default(),
     };
 }
@@ -279,7 +285,9 @@ impl Local {
         self.rounds.set(rounds);
         let mut wakers = self.wakers.take();
         let result = if busy() {
-            self.reactor.borrow_mut().look(&mut wakers, rounds.is_multiple_of(16))
+            // What was begun goes to the kernel with the next call: in the next round, which may be the one that waits.
+            let enter = self.held_back.replace(!self.held_back.get());
+            self.reactor.borrow_mut().look(&mut wakers, enter, rounds.is_multiple_of(16))
         } else {
             let event = shared.event();
             shared.sleeping.store(true, SeqCst);
@@ -288,6 +296,7 @@ impl Local {
                 false => self.reactor.borrow_mut().wait(event, &mut wakers),
             };
             shared.sleeping.store(false, SeqCst);
+            self.held_back.set(false);
             result
         };
         self.wakers.replace(wakers);
@@ -492,6 +501,34 @@ fn with_running<T>(act: impl FnOnce(&Local) -> T) -> Option<T> {
 /// Whether this is the executor running on this thread.
 pub(crate) fn is_here(shared: &Arc<Shared>) -> bool {
     with_running(|local| Arc::ptr_eq(&local.shared, shared)).unwrap_or(false)
+}
+
+/// While it lives, the thread has nothing better to do than to copy: its executor reads and writes what the page cache
+/// takes by itself, however much it is, where it would otherwise have the kernel's threads do it. That saves the way
+/// of the data from one processor's cache to another's. For threads that move data and serve nobody meanwhile.
+#[derive(Debug)]
+pub struct DedicatedThread {
+    /// It counts for the thread that made it.
+    _here: std::marker::PhantomData<*const ()>,
+}
+
+impl DedicatedThread {
+    /// Dedicates the calling thread.
+    pub fn enter() -> Self {
+        LOCAL.with(|local| local.dedicated.set(local.dedicated.get() + 1));
+        Self { _here: std::marker::PhantomData }
+    }
+}
+
+impl Drop for DedicatedThread {
+    fn drop(&mut self) {
+        let _ = LOCAL.try_with(|local| local.dedicated.set(local.dedicated.get() - 1));
+    }
+}
+
+/// Whether the thread may take its time to copy.
+pub(crate) fn is_dedicated() -> bool {
+    LOCAL.try_with(|local| local.dedicated.get() > 0).unwrap_or(false)
 }
 
 /// Lets other tasks run, and the executor look around, if this one has done a lot without waiting.

@@ -93,16 +93,17 @@ impl Reactor {
         }
     }
 
-    /// Looks for what has ended, without waiting.
-    pub(crate) fn look(&mut self, wakers: &mut Vec<Waker>, often: bool) -> io::Result<()> {
+    /// Looks for what has ended, without waiting. A ring's kernel is only entered for it if `enter`, and descriptors are
+    /// only polled for it if `poll_too`.
+    pub(crate) fn look(&mut self, wakers: &mut Vec<Waker>, enter: bool, poll_too: bool) -> io::Result<()> {
         match &mut self.backend {
             Backend::Ring(ring) => {
-                if ring.wants_to_enter() {
+                if enter && ring.wants_to_enter() {
                     ring.turn(false, None)?;
                 }
                 ring.completed(wakers);
             }
-            Backend::Poll(waiting) if often && !waiting.is_empty() => {
+            Backend::Poll(waiting) if poll_too && !waiting.is_empty() => {
                 poll(waiting, self.event.as_ref(), Some(Duration::ZERO), wakers)?;
             }
             _ => {}

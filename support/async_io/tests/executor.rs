@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use rhea_async_io::{
-    Async, Executor, File, IoVector, OpenOptions, Timer, block_on, spawn, unblock, unblock_io,
+    Async, DedicatedThread, Executor, File, IoVector, OpenOptions, Timer, block_on, spawn, unblock,
+    unblock_io,
 };
 
 fn scratch(name: &str) -> File {
@@ -58,6 +59,29 @@ fn files_read_what_was_written() {
         let mut data = IoVector::from_slice(&[1; 4096]);
         file.read_vectored_at(&mut data, 0).await.unwrap();
         assert!(data.view().is_zero());
+    });
+}
+
+#[test]
+fn a_dedicated_thread_copies_by_itself() {
+    const LEN: usize = 2 << 20;
+    let file = scratch("dedicated");
+    let poll = |future: &mut std::pin::Pin<&mut dyn Future<Output = std::io::Result<()>>>| {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    };
+    block_on(async {
+        let data = IoVector::from_slice(&[7; LEN]);
+        let _dedicated = DedicatedThread::enter();
+        {
+            let view = data.view();
+            let mut write = pin!(file.write_vectored_at(&view, 4096));
+            // Others have their turn before the copying, and nothing is waited for in it.
+            assert!(!poll(&mut (write.as_mut() as _)), "copied at once");
+            assert!(poll(&mut (write.as_mut() as _)), "waited");
+        }
+        let mut back = IoVector::zeroed(LEN);
+        assert_eq!(file.read_vectored_at(&mut back, 4096).await.unwrap(), LEN);
+        assert!(back.to_vec() == data.to_vec());
     });
 }
 

@@ -135,12 +135,14 @@ impl Bench {
         let (mut sent, mut offset, mut since_flush) = (0, self.offset, 0);
         loop {
             while sent < self.count && (under_way.len() as u64) < self.depth {
-                // The first request that would reach beyond the end starts over, from the beginning.
-                if self.size > length || offset > length - self.size {
-                    if self.size > length || self.offset > length - self.size {
-                        return Err(BlockError::os(libc::EIO));
-                    }
-                    offset %= length - self.size + 1;
+                // Past the end, requests start over, as aligned as they were; one that would reach across the end
+                // goes to the beginning.
+                if self.size > length || (sent == 0 && offset > length - self.size) {
+                    return Err(BlockError::os(libc::EIO));
+                }
+                offset %= length;
+                if offset > length - self.size {
+                    offset = 0;
                 }
                 let buffer = spare.pop().unwrap_or_else(|| self.buffer());
                 under_way.push(self.one(image, offset, buffer));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use rhea_async_io::{Timer, block_on};
+use rhea_async_io::{DedicatedThread, Timer, block_on};
 
 use crate::failure::{Failure, Outcome};
 use crate::progress::Meter;
@@ -90,6 +90,7 @@ pub(crate) async fn run<F: Future<Output = Outcome<()>>>(
         let leaving = Leaving(board.clone());
         let work = work.clone();
         let started = std::thread::Builder::new().name("worker".into()).spawn(move || {
+            let _dedicated = DedicatedThread::enter();
             if let Err(failure) = block_on(work()) {
                 leaving.0.fail(failure);
             }
@@ -98,6 +99,7 @@ pub(crate) async fn run<F: Future<Output = Outcome<()>>>(
         // One thread less: the others do its work. The count was ended by dropping the closure.
         drop(started);
     }
+    let _dedicated = DedicatedThread::enter();
     let own = async {
         let leaving = Leaving(board.clone());
         if let Err(failure) = work().await {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::executor::take_turns;
+use crate::executor::{is_dedicated, take_turns};
 use crate::operation::{LARGE, Request, Submission};
 use crate::pool::unblock_io;
 use crate::{IoVector, IoView};
@@ -90,6 +90,7 @@ struct QuickWay {
 impl QuickWay {
     const NEVER: u32 = u32::MAX;
 
+    /// Whether to try. Each question counts as a time.
     fn worth_a_try(&self) -> bool {
         match self.skip.load(Relaxed) {
             0 => true,
@@ -122,7 +123,7 @@ impl QuickWay {
 /// Longer writes are not done by the executor's own thread, which has better things to do than to copy them.
 const QUICK_WRITE: usize = 64 << 10;
 
-/// A write to the page cache that takes longer than this waited for something.
+/// A write to the page cache that takes longer than this, and two nanoseconds a byte, waited for something.
 const SLOW_WRITE: Duration = Duration::from_micros(500);
 
 /// What the file system says of a file.
@@ -400,7 +401,7 @@ impl File {
     fn read_cached(&self, data: &mut IoVector, offset: u64) -> io::Result<usize> {
         const MOST: u32 = 5;
         let quick = &self.open.cached_reads;
-        if data.len() >= LARGE || !quick.worth_a_try() {
+        if (data.len() >= LARGE && !is_dedicated()) || !quick.worth_a_try() {
             return Ok(0);
         }
         let iovecs = data.iovecs();
@@ -430,7 +431,15 @@ impl File {
     pub async fn write_vectored_at(&self, data: &IoView<'_>, offset: u64) -> io::Result<()> {
         self.settled().await;
         take_turns(data.len()).await;
-        let mut done = self.write_cached(data, offset)?;
+        let is_large = data.len() > QUICK_WRITE;
+        let mut done = 0;
+        if (!is_large || is_dedicated()) && self.open.cached_writes.worth_a_try() {
+            if is_large {
+                // Others may begin theirs while this thread copies.
+                futures_lite::future::yield_now().await;
+            }
+            done = self.write_cached(data, offset)?;
+        }
         while done < data.len() {
             let segments = if done == 0 { data.segments() } else { data.slice(done..data.len()).segments() };
             offset_of(offset + done as u64)?;
@@ -444,19 +453,16 @@ impl File {
         Ok(())
     }
 
-    /// Writes a little to the page cache at once, if that was quick of late. Answers how many bytes were written.
+    /// Writes to the page cache at once, and notes whether that was quick. Answers how many bytes were written.
     fn write_cached(&self, data: &IoView<'_>, offset: u64) -> io::Result<usize> {
         let quick = &self.open.cached_writes;
-        if data.len() > QUICK_WRITE || !quick.worth_a_try() {
-            return Ok(0);
-        }
         let iovecs = data.iovecs();
         let count = iovecs.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
         let offset = offset_of(offset)?;
         let begin = Instant::now();
         // SAFETY: the vectors describe memory that `data` keeps mapped.
         let written = unsafe { libc::pwritev(self.as_raw_fd(), iovecs.as_ptr(), count, offset) };
-        match begin.elapsed() > SLOW_WRITE {
+        match begin.elapsed() > SLOW_WRITE + Duration::from_nanos(2 * data.len() as u64) {
             true => quick.missed(10),
             false => quick.hit(),
         }
