@@ -68,6 +68,14 @@ struct Measured {
     qemu: Vec<Cost>,
 }
 
+impl Measured {
+    /// How many times faster than the peer, if there is one.
+    fn ratio(&self) -> Option<Ratio> {
+        let seconds = |costs: &[Cost]| costs.iter().map(|cost| cost.seconds).collect::<Vec<_>>();
+        (!self.qemu.is_empty()).then(|| Ratio::new(&seconds(&self.rhea), &seconds(&self.qemu)))
+    }
+}
+
 /// Measures and returns the report as Markdown.
 pub fn run(plan: &ImagePlan) -> anyhow::Result<String> {
     let folder = target_dir().join("bench/images");
@@ -80,8 +88,12 @@ pub fn run(plan: &ImagePlan) -> anyhow::Result<String> {
     };
     let mut all = Vec::new();
     for case in cases::ALL.iter().filter(|case| wanted(case)) {
-        eprintln!("bench: {}", case.name);
-        all.push(measure(case, &folder, &tools, plan.rounds).with_context(|| case.name.to_owned())?);
+        let measured = measure(case, &folder, &tools, plan.rounds).with_context(|| case.name.to_owned())?;
+        match measured.ratio() {
+            Some(ratio) => eprintln!("bench: {}: {:.2} times faster", case.name, ratio.median),
+            None => eprintln!("bench: {}", case.name),
+        }
+        all.push(measured);
     }
     ensure!(!all.is_empty(), "no such case");
     Ok(report(&all))
@@ -131,12 +143,10 @@ fn report(all: &[Measured]) -> String {
         let (wall, processor, resident): (fn(&Cost) -> f64, fn(&Cost) -> f64, fn(&Cost) -> f64) =
             (|c| c.seconds, |c| c.processor, |c| c.resident as f64 / f64::from(1 << 20));
         let _ = write!(text, "| {} | {} | ", measured.case, time(figure(&measured.rhea, wall)));
-        if measured.qemu.is_empty() {
+        let Some(ratio) = measured.ratio() else {
             let _ = writeln!(text, "– | – | – | {:.1} MiB | – |", figure(&measured.rhea, resident));
             continue;
-        }
-        let seconds = |costs: &[Cost]| costs.iter().map(wall).collect::<Vec<_>>();
-        let ratio = Ratio::new(&seconds(&measured.rhea), &seconds(&measured.qemu));
+        };
         ratios.push((ratio.median, measured.case));
         let share = figure(&measured.rhea, processor) / figure(&measured.qemu, processor);
         let _ = writeln!(
