@@ -35,7 +35,7 @@ const NO_STATUS: u8 = 3;
 const NO_READ: u8 = 4;
 
 /// Bytes read at a time from each image, and how many such pieces are under way.
-const PIECE: u64 = 512 << 10;
+const PIECE: u64 = 256 << 10;
 const LANES: usize = 8;
 
 const SECTOR: usize = 512;
