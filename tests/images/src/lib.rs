@@ -34,6 +34,46 @@ impl Ran {
     fn transcript(&self) -> String {
         format!("{}{}[{:?}]", self.out, self.err, self.status)
     }
+
+    /// The same with each run of progress marks as where it begins and ends: which marks lie between depends on how a tool
+    /// cuts its work into pieces, and with QEMU's jobs on the clock.
+    fn without_steps(&self) -> Self {
+        Self { out: without_steps(&self.out), err: self.err.clone(), status: self.status }
+    }
+}
+
+/// The per cents of a progress mark as `-p` prints it in a pipe, without its carriage return: `    (12.34/100%)`.
+fn progress_mark(text: &str) -> Option<f64> {
+    let number = text.strip_prefix("    (")?.strip_suffix("/100%)")?;
+    let (whole, decimals) = number.split_once('.')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    (digits(whole) && digits(decimals) && decimals.len() == 2).then(|| number.parse().ok())?
+}
+
+fn without_steps(text: &str) -> String {
+    let mut result = String::new();
+    // Where the run of marks begins, and the last one.
+    let mut run: Option<(f64, f64)> = None;
+    for piece in text.split_inclusive('\r') {
+        match (piece.strip_suffix('\r').and_then(progress_mark), run) {
+            (Some(next), Some((first, last))) if next >= last => run = Some((first, next)),
+            (Some(next), None) => run = Some((next, next)),
+            (mark, _) => {
+                if let Some((first, last)) = run.take() {
+                    let _ = write!(result, "    ({first:.2} to {last:.2}/100%)\r");
+                }
+                match mark {
+                    // Progress that goes backwards is another run.
+                    Some(next) => run = Some((next, next)),
+                    None => result.push_str(piece),
+                }
+            }
+        }
+    }
+    if let Some((first, last)) = run {
+        let _ = write!(result, "    ({first:.2} to {last:.2}/100%)\r");
+    }
+    result
 }
 
 /// Two texts without the lines they begin and end with in common.
@@ -149,6 +189,7 @@ impl Bench {
 
     /// Notes where what both tools have printed differs.
     pub fn note(&mut self, line: &str, theirs: &Ran, ours: &Ran) {
+        let (theirs, ours) = (theirs.without_steps(), ours.without_steps());
         if theirs != ours {
             let (theirs, ours) = (theirs.transcript(), ours.transcript());
             let (theirs, ours) = differing_lines(&theirs, &ours);
@@ -216,5 +257,29 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_compared_by_its_ends() {
+        let theirs = "    (0.00/100%)\r    (33.30/100%)\r    (100.00/100%)\r\nDone.\n";
+        let ours = "    (0.00/100%)\r    (100.00/100%)\r    (100.00/100%)\r\nDone.\n";
+        assert_eq!(without_steps(theirs), "    (0.00 to 100.00/100%)\r\nDone.\n");
+        assert_eq!(without_steps(theirs), without_steps(ours));
+        for other in [
+            "    (0.00/100%)\r    (99.00/100%)\r\nDone.\n",
+            "    (1.00/100%)\r    (100.00/100%)\r\nDone.\n",
+            "    (0.00/100%)\r    (50.00/100%)\r    (40.00/100%)\r    (100.00/100%)\r\nDone.\n",
+            "    (0.00/100%)\n    (100.00/100%)\r\nDone.\n",
+            "    (0.0/100%)\r    (100.00/100%)\r\nDone.\n",
+            "(0.00/100%)\r    (100.00/100%)\r\nDone.\n",
+            "Done.\n",
+        ] {
+            assert_ne!(without_steps(theirs), without_steps(other), "{other:?}");
+        }
     }
 }

@@ -354,8 +354,8 @@ fn check_bitmaps(sources: &[Image], _skip_broken: bool) -> Outcome<()> {
         return Err(Failure::new("Copying bitmaps only possible with single source"));
     }
     match sources[0].node.driver().bitmaps() {
-        Some(_) => Ok(()),
-        None => Err(Failure::new("Source lacks bitmap support")),
+        Some(bitmaps) if bitmaps.can_be_there() => Ok(()),
+        _ => Err(Failure::new("Source lacks bitmap support")),
     }
 }
 
