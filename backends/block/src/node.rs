@@ -309,6 +309,14 @@ pub trait PersistentBitmaps: Send + Sync {
     }
 }
 
+/// Refuses what is left of the options of [`Node::reopen`].
+pub fn refuse_changes(options: &Options) -> Result<()> {
+    match options.entries().first() {
+        Some(entry) => Err(BlockError::invalid(format!("Cannot change the option '{}'", entry.key))),
+        None => Ok(()),
+    }
+}
+
 /// An open image, as its driver sees it. See the [module](self) for what the block layer promises.
 #[async_trait]
 pub trait Node: Send + Sync {

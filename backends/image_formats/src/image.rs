@@ -211,9 +211,7 @@ impl<F: ImageFormat> Node for ImageNode<F> {
     }
 
     async fn reopen(&self, flags: OpenFlags, options: Options) -> Result<()> {
-        if let Some(entry) = options.entries().first() {
-            return Err(BlockError::unsupported(format!("the option '{}' cannot be changed", entry.key)));
-        }
+        rhea_block::refuse_changes(&options)?;
         let read_only = flags.contains(OpenFlags::READ_ONLY);
         match (self.is_read_only(), read_only) {
             (true, false) => self.0.prepare_writing().await?,
