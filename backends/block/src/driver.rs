@@ -374,6 +374,11 @@ impl Registry {
     ) -> Result<Arc<BlockNode>> {
         let mut options = Options::default();
         if let Some(json) = filename.strip_prefix("json:") {
+            if !json.trim_start().starts_with('{') {
+                let found =
+                    BlockError::invalid(format!("JSON parse error, expecting an object, not '{json}'"));
+                return Err(found.context("Could not parse the JSON options"));
+            }
             options = Options::parse(json, None)
                 .map_err(BlockError::from)
                 .context("Could not parse the JSON options")?;

@@ -49,7 +49,7 @@ pub use graph::{BackingSlot, BlockNode, Edge, NodeParts, Role};
 pub use memory::MemoryNode;
 pub use node::{
     BackingFile, BitmapInfo, BlockStatus, CheckResult, FormatInfo, Limits, Node, PersistentBitmaps,
-    Preallocation, Repair, SnapshotInfo, Snapshots, StatusFlags, Truncate, WriteFlags,
+    Preallocation, Repair, SnapshotInfo, Snapshots, StatusFlags, Truncate, WriteFlags, refuse_changes,
 };
 pub use null::NullDriver;
 pub use open::full_backing_filename;

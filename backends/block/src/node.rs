@@ -290,7 +290,7 @@ pub struct BitmapInfo {
     pub inconsistent: bool,
 }
 
-/// Persistent dirty bitmaps (qcow2). Contents travel as [`DirtyBitmap`](crate::DirtyBitmap).
+/// Persistent dirty bitmaps (qcow2, Parallels). Contents travel as [`DirtyBitmap`](crate::DirtyBitmap).
 #[async_trait]
 pub trait PersistentBitmaps: Send + Sync {
     /// All of them, in the image's order.
@@ -303,6 +303,18 @@ pub trait PersistentBitmaps: Send + Sync {
     async fn remove(&self, name: &str) -> Result<()>;
     /// Fails with the reason if a bitmap of this name and granularity could not be stored.
     fn can_store(&self, name: &str, granularity: u64) -> Result<()>;
+    /// Whether images such as this one can have bitmaps, if only to be read.
+    fn can_be_there(&self) -> bool {
+        true
+    }
+}
+
+/// Refuses what is left of the options of [`Node::reopen`].
+pub fn refuse_changes(options: &Options) -> Result<()> {
+    match options.entries().first() {
+        Some(entry) => Err(BlockError::invalid(format!("Cannot change the option '{}'", entry.key))),
+        None => Ok(()),
+    }
 }
 
 /// An open image, as its driver sees it. See the [module](self) for what the block layer promises.

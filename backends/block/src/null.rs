@@ -120,8 +120,8 @@ impl Node for NullNode {
         Some(0)
     }
 
-    async fn reopen(&self, _: crate::OpenFlags, _: Options) -> Result<()> {
-        Ok(())
+    async fn reopen(&self, _: crate::OpenFlags, options: Options) -> Result<()> {
+        crate::refuse_changes(&options)
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

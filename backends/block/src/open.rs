@@ -125,11 +125,11 @@ pub(crate) async fn open_node(
         Err(error) => return Err(describe_failure(error, &describe)),
     };
     if let Some(entry) = options.entries().first() {
-        return Err(BlockError::invalid(format!(
-            "Block protocol or format '{}' does not support the option '{}'",
-            driver.name(),
-            entry.key
-        )));
+        let (name, key) = (driver.name(), &entry.key);
+        return Err(BlockError::invalid(match driver.kind() {
+            DriverKind::Protocol => format!("Block protocol '{name}' doesn't support the option '{key}'"),
+            _ => format!("Block format '{name}' does not support the option '{key}'"),
+        }));
     }
     let mut flags = flags;
     if flags.contains(OpenFlags::AUTO_READ_ONLY) {
@@ -189,10 +189,12 @@ async fn open_backing(
                 && (options.get("filename").is_some()
                     || options.entries().iter().any(|e| e.key.starts_with("file")));
             match header {
-                _ if named => registry.open_node(options, flags.for_backing(), false).await?,
-                Some(header) => open_named_backing(registry, node, header, options, flags).await?,
+                Some(header) if !named => open_named_backing(registry, node, header, options, flags).await?,
                 None if options.is_empty() => return Ok(()),
-                None => registry.open_node(options, flags.for_backing(), false).await?,
+                _ => {
+                    let opened = registry.open_node(options, flags.for_backing(), false).await;
+                    opened.context("Could not open backing file")?
+                }
             }
         }
     };

@@ -233,9 +233,9 @@ impl Node for RawNode {
         Ok(FormatInfo { unallocated_is_zero: true, ..FormatInfo::default() })
     }
 
-    async fn reopen(&self, _: OpenFlags, _: Options) -> Result<()> {
+    async fn reopen(&self, _: OpenFlags, options: Options) -> Result<()> {
         // Nothing here depends on the flags.
-        Ok(())
+        crate::refuse_changes(&options)
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

@@ -75,7 +75,7 @@ fn a_part_of_a_file_is_a_disk() {
     );
     assert_eq!(
         open("nonsense=1").unwrap_err().to_string(),
-        "Block protocol or format 'raw' does not support the option 'nonsense'"
+        "Block format 'raw' does not support the option 'nonsense'"
     );
 }
 

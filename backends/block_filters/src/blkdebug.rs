@@ -48,6 +48,8 @@ pub struct Blkdebug {
     /// Released each time a request is suspended.
     held: Semaphore,
     requests: AtomicU64,
+    /// Told of each request that is held, by its tag.
+    announce: Mutex<Option<fn(&str)>>,
 }
 
 #[async_trait]
@@ -94,6 +96,7 @@ impl Driver for BlkdebugDriver {
             breakpoints: Mutex::default(),
             held: Semaphore::new(0),
             requests: AtomicU64::new(0),
+            announce: Mutex::default(),
         })))
     }
 }
@@ -144,6 +147,11 @@ impl Blkdebug {
             }
             None => Err(BlockError::os(libc::ENOENT)),
         }
+    }
+
+    /// From now on, `announce` is called with the tag of each request that is held.
+    pub fn announce_held(&self, announce: fn(&str)) {
+        *self.announce.lock() = Some(announce);
     }
 
     /// Whether a request is held under a tag.
@@ -218,6 +226,9 @@ impl Filter for Blkdebug {
             all.set.iter().position(|(e, _)| e == event).map(|at| {
                 let (_, tag) = all.set.remove(at);
                 let go = Arc::new(Semaphore::new(0));
+                if let Some(announce) = *self.announce.lock() {
+                    announce(&tag);
+                }
                 all.suspended.push(Suspended { tag, go: go.clone() });
                 go
             })

@@ -69,8 +69,10 @@ impl Commit {
         self.base.flush().await?;
         if self.empty_top {
             match self.top.driver().make_empty().await {
+                // Keeping the data does no harm.
                 Err(error) if error.is_unsupported() => {}
-                other => other?,
+                Err(error) => return Err(error.context(format!("Could not empty {}", self.top.filename()))),
+                Ok(()) => self.top.flush().await?,
             }
         }
         Ok(())

@@ -18,6 +18,9 @@ use crate::clusters::{self, ClusterMap};
 pub(crate) trait ImageFormat: ClusterMap + 'static {
     /// What is told of clusters that have no storage and nothing behind them.
     const UNALLOCATED: StatusFlags = StatusFlags::empty();
+    /// Data is told of cluster by cluster, as QEMU's driver does: whether a stretch ends where the disk does is a
+    /// difference to a strict comparison of images. Only for large clusters, where it costs nothing.
+    const DATA_BY_CLUSTER: bool = false;
 
     /// What the format knows of the image.
     fn info(&self) -> FormatInfo;
@@ -163,7 +166,12 @@ impl<F: ImageFormat> Node for ImageNode<F> {
 
     async fn block_status(&self, offset: u64, len: u64, _: bool) -> Result<BlockStatus> {
         let _using = self.0.users().read().await;
-        clusters::block_status(&self.0, offset, len, F::UNALLOCATED, self.0.data_status()).await
+        let (size, data) = (self.0.cluster_size(), self.0.data_status());
+        let mut status = clusters::block_status(&self.0, offset, len, F::UNALLOCATED, data).await?;
+        if F::DATA_BY_CLUSTER && status.flags.contains(StatusFlags::DATA) {
+            status.len = status.len.min(size - offset % size);
+        }
+        Ok(status)
     }
 
     async fn truncate(&self, length: u64, how: Truncate) -> Result<()> {
@@ -203,9 +211,7 @@ impl<F: ImageFormat> Node for ImageNode<F> {
     }
 
     async fn reopen(&self, flags: OpenFlags, options: Options) -> Result<()> {
-        if let Some(entry) = options.entries().first() {
-            return Err(BlockError::unsupported(format!("the option '{}' cannot be changed", entry.key)));
-        }
+        rhea_block::refuse_changes(&options)?;
         let read_only = flags.contains(OpenFlags::READ_ONLY);
         match (self.is_read_only(), read_only) {
             (true, false) => self.0.prepare_writing().await?,

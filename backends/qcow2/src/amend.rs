@@ -45,15 +45,11 @@ impl Wanted {
             Some("1.1" | "v3") => Some(3),
             Some(other) => return Err(BlockError::invalid(format!("Unknown compatibility level {other}"))),
         };
-        for (key, present) in
-            [("backing_file", &header.backing_file), ("backing_fmt", &header.backing_format)]
-        {
-            if let Some(value) = options.take::<String>(key)?
-                && present.as_deref() != Some(value.as_str())
-            {
-                return Err(BlockError::invalid("Cannot amend the backing file")
-                    .with_hint("You can use 'qemu-img rebase' instead."));
-            }
+        let backing = (options.take::<String>("backing_file")?, options.take::<String>("backing_fmt")?);
+        let present = (&header.backing_file, &header.backing_format);
+        if backing != (None, None) && (&backing.0, &backing.1) != present {
+            return Err(BlockError::invalid("Cannot amend the backing file")
+                .with_hint("You can use 'qemu-img rebase' instead."));
         }
         let refcount_order = options.take::<u64>("refcount_bits")?.map(|bits| match bits {
             1..=64 if bits.is_power_of_two() => Ok(bits.trailing_zeros()),

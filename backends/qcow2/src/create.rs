@@ -47,12 +47,16 @@ fn v3_only<T>(what: &str) -> Result<T> {
     )))
 }
 
+/// A word that is none of those an option can be; options are named as in QAPI's BlockdevCreateOptionsQcow2.
+fn no_such_value(name: &str, word: &str) -> BlockError {
+    BlockError::invalid(format!("Parameter '{name}' does not accept value '{word}'"))
+}
+
 fn take_version(options: &mut Options) -> Result<u32> {
     match options.take::<String>("compat")?.as_deref() {
         Some("0.10" | "v2") => Ok(2),
         None | Some("1.1" | "v3") => Ok(3),
-        Some(other) => Err(BlockError::invalid(format!("Invalid parameter '{other}'"))
-            .with_hint("The compatibility level is v2 (0.10) or v3 (1.1)")),
+        Some(other) => Err(no_such_value("version", other)),
     }
 }
 
@@ -87,7 +91,7 @@ fn take_compression(options: &mut Options, version: u32) -> Result<CompressionTy
         None | Some("zlib") => Ok(CompressionType::Zlib),
         Some("zstd") if version < 3 => v3_only("Non-zlib compression type is"),
         Some("zstd") => Ok(CompressionType::Zstd),
-        Some(other) => Err(BlockError::invalid(format!("Invalid parameter '{other}'"))),
+        Some(other) => Err(no_such_value("compression-type", other)),
     }
 }
 
@@ -114,8 +118,8 @@ impl CreateRequest {
         let refcount_order = take_refcount_order(options, version)?;
         let compression_type = take_compression(options, version)?;
         let word = options.take::<String>("preallocation")?.unwrap_or_else(|| "off".into());
-        let mut preallocation = Preallocation::from_word(&word)
-            .ok_or_else(|| BlockError::invalid(format!("Invalid parameter '{word}'")))?;
+        let mut preallocation =
+            Preallocation::from_word(&word).ok_or_else(|| no_such_value("preallocation", &word))?;
         let data_file = options.take::<String>("data_file")?;
         let raw = options.take::<bool>("data_file_raw")?.unwrap_or(false);
         if data_file.is_some() && version < 3 {

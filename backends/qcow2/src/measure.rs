@@ -84,11 +84,7 @@ async fn data_of(source: &Arc<BlockNode>, cluster_size: u64) -> Result<u64> {
 /// Bytes that the source's persistent bitmaps would take; `None` if it can have none.
 async fn bitmaps_of(g: &Geometry, source: &Arc<BlockNode>) -> Result<Option<u64>> {
     let source = source.skip_filters();
-    let Some(bitmaps) = source.driver().bitmaps() else { return Ok(None) };
-    // Version 2 of qcow2 has none.
-    if bitmaps.can_store("bitmap", 1 << 16).is_err() && bitmaps.list().await?.is_empty() {
-        return Ok(None);
-    }
+    let Some(bitmaps) = source.driver().bitmaps().filter(|b| b.can_be_there()) else { return Ok(None) };
     let (mut total, mut directory) = (0, 0);
     for bitmap in bitmaps.list().await? {
         let bytes = source.length().div_ceil(bitmap.granularity).div_ceil(8);

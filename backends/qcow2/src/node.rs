@@ -263,9 +263,7 @@ impl Node for Qcow2Node {
         let _held = image.exclusive().await;
         let lazy = image.header().compatible.contains(crate::header::Compatible::LAZY_REFCOUNTS);
         let settings = take_settings(&mut options, &image.geometry, flags, lazy)?;
-        if let Some(entry) = options.entries().first() {
-            return Err(BlockError::invalid(format!("Cannot change the option '{}'", entry.key)));
-        }
+        rhea_block::refuse_changes(&options)?;
         let writable = !flags.contains(OpenFlags::READ_ONLY);
         let corrupt = image.header().incompatible.contains(Incompatible::CORRUPT);
         if writable && corrupt && !flags.contains(OpenFlags::CHECK) {

@@ -94,6 +94,7 @@ impl Image {
                 Ok(())
             }
             Kind::Normal => {
+                self.data().debug_event("read_aio").await;
                 self.data().read(run.host, data).await?;
                 match &self.encryption {
                     Some(encryption) => encryption.decrypt(offset, run.host, data).await,

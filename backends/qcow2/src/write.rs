@@ -80,6 +80,7 @@ impl Image {
 
     /// Writes to the file with the guest's data, encrypted if need be.
     pub(crate) async fn write_data(&self, guest: u64, host: u64, data: IoView<'_>) -> Result<()> {
+        self.data().debug_event("write_aio").await;
         let guard = self.releases.host_write(host..host + data.len() as u64);
         let result = match &self.encryption {
             None => self.data().write(host, data, WriteFlags::empty()).await,

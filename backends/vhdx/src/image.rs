@@ -446,9 +446,7 @@ impl Node for Image {
     }
 
     async fn reopen(&self, flags: OpenFlags, options: Options) -> Result<()> {
-        if !options.is_empty() {
-            return Err(BlockError::unsupported("vhdx images have no options that could change"));
-        }
+        rhea_block::refuse_changes(&options)?;
         match flags.contains(OpenFlags::READ_ONLY) {
             true => self.finish().await,
             false => Ok(()),

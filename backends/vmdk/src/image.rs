@@ -566,11 +566,7 @@ impl Node for Image {
     }
 
     async fn write_compressed(&self, offset: u64, data: IoView<'_>) -> Result<()> {
-        let compressed = |e: &Extent| e.sparse().is_some_and(|s| s.compressed);
-        if !self.extents.iter().all(compressed) {
-            return Err(BlockError::os(libc::ENOTSUP));
-        }
-        // A part of the last grain is written as such; the rest of it does not exist.
+        // Only streamOptimized images keep grains compressed; others take the data as it is, as QEMU's driver does. A part of the last grain is written as such; the rest of it does not exist.
         self.write(offset, data, WriteFlags::empty()).await
     }
 
@@ -618,9 +614,7 @@ impl Node for Image {
     }
 
     async fn reopen(&self, flags: OpenFlags, options: Options) -> Result<()> {
-        if !options.is_empty() {
-            return Err(BlockError::unsupported("vmdk images have no options that could change"));
-        }
+        rhea_block::refuse_changes(&options)?;
         match flags.contains(OpenFlags::READ_ONLY) && !self.file.node().is_read_only() {
             true => self.commit().await,
             false => Ok(()),

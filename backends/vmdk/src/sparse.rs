@@ -125,6 +125,13 @@ impl Header {
     pub(crate) async fn read(file: &BlockNode) -> Result<Self> {
         let mut bytes = [0; Self::LEN];
         file.read_bytes(0, &mut bytes).await?;
+        // Metadata comes first: a file without all of it was cut short, whatever else may seem wrong with it.
+        let overhead = le64(&bytes, 64).saturating_mul(SECTOR);
+        if file.length() < overhead {
+            return Err(BlockError::malformed(format!(
+                "File truncated, expecting at least {overhead} bytes"
+            )));
+        }
         let header = Self::parse(&bytes)?;
         if header.directory != GD_AT_END {
             return Ok(header);

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Whose tools run.
@@ -34,6 +34,76 @@ impl Ran {
     fn transcript(&self) -> String {
         format!("{}{}[{:?}]", self.out, self.err, self.status)
     }
+
+    /// The same without what depends on the clock: times of requests, and progress marks but where each run of them begins
+    /// and ends (which lie between depends on how a tool cuts its work into pieces, and with QEMU's jobs on time).
+    fn timeless(&self) -> Self {
+        let out: String = without_steps(&self.out).split_inclusive('\n').map(without_times).collect();
+        Self { out, err: self.err.clone(), status: self.status }
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            status: output.status.code(),
+        }
+    }
+}
+
+/// A line of `qemu-io` or `qemu-img bench` with a mark for the times it tells.
+fn without_times(line: &str) -> String {
+    if let Some((what, times)) = line.split_once(" ops; ")
+        && times.contains(" sec (")
+        && times.ends_with(" ops/sec)\n")
+    {
+        return format!("{what} ops; TIME\n");
+    }
+    if let [len, operations, time, _, _] = line.split(',').collect::<Vec<_>>()[..]
+        && time.starts_with("0:00:")
+    {
+        return format!("{len},{operations},TIME\n");
+    }
+    if line.starts_with("Run completed in ") && line.ends_with(" seconds.\n") {
+        return "Run completed in TIME seconds.\n".into();
+    }
+    line.into()
+}
+
+/// The per cents of a progress mark as `-p` prints it in a pipe, without its carriage return: `    (12.34/100%)`.
+fn progress_mark(text: &str) -> Option<f64> {
+    let number = text.strip_prefix("    (")?.strip_suffix("/100%)")?;
+    let (whole, decimals) = number.split_once('.')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    (digits(whole) && digits(decimals) && decimals.len() == 2).then(|| number.parse().ok())?
+}
+
+fn without_steps(text: &str) -> String {
+    let mut result = String::new();
+    // Where the run of marks begins, and the last one.
+    let mut run: Option<(f64, f64)> = None;
+    for piece in text.split_inclusive('\r') {
+        match (piece.strip_suffix('\r').and_then(progress_mark), run) {
+            (Some(next), Some((first, last))) if next >= last => run = Some((first, next)),
+            (Some(next), None) => run = Some((next, next)),
+            (mark, _) => {
+                if let Some((first, last)) = run.take() {
+                    let _ = write!(result, "    ({first:.2} to {last:.2}/100%)\r");
+                }
+                match mark {
+                    // Progress that goes backwards is another run.
+                    Some(next) => run = Some((next, next)),
+                    None => result.push_str(piece),
+                }
+            }
+        }
+    }
+    if let Some((first, last)) = run {
+        let _ = write!(result, "    ({first:.2} to {last:.2}/100%)\r");
+    }
+    result
 }
 
 /// Two texts without the lines they begin and end with in common.
@@ -108,11 +178,7 @@ impl Bench {
         let mut words = line.split_whitespace().map(|word| if word == "''" { "" } else { word });
         let tool = words.next().expect("a tool");
         let output = self.command(whose, tool).args(words).output().expect("the tool runs");
-        Ran {
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            status: output.status.code(),
-        }
+        output.into()
     }
 
     /// Like [`Bench::run`], in a folder within the test's.
@@ -149,6 +215,7 @@ impl Bench {
 
     /// Notes where what both tools have printed differs.
     pub fn note(&mut self, line: &str, theirs: &Ran, ours: &Ran) {
+        let (theirs, ours) = (theirs.timeless(), ours.timeless());
         if theirs != ours {
             let (theirs, ours) = (theirs.transcript(), ours.transcript());
             let (theirs, ours) = differing_lines(&theirs, &ours);
@@ -216,5 +283,43 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_requests_are_not_compared() {
+        let times = [
+            ("1 KiB, 1 ops; 00.00 sec (14.2 MiB/sec and 14534.8 ops/sec)\n", "1 KiB, 1 ops; TIME\n"),
+            ("1024,1,0:00:00.00,14883720.930,14534.884\n", "1024,1,TIME\n"),
+            ("Run completed in 0.004 seconds.\n", "Run completed in TIME seconds.\n"),
+            ("read 1024/1024 bytes at offset 0\n", "read 1024/1024 bytes at offset 0\n"),
+            ("a, b, c, d, e\n", "a, b, c, d, e\n"),
+        ];
+        for (line, expected) in times {
+            assert_eq!(without_times(line), expected);
+        }
+    }
+
+    #[test]
+    fn progress_is_compared_by_its_ends() {
+        let theirs = "    (0.00/100%)\r    (33.30/100%)\r    (100.00/100%)\r\nDone.\n";
+        let ours = "    (0.00/100%)\r    (100.00/100%)\r    (100.00/100%)\r\nDone.\n";
+        assert_eq!(without_steps(theirs), "    (0.00 to 100.00/100%)\r\nDone.\n");
+        assert_eq!(without_steps(theirs), without_steps(ours));
+        for other in [
+            "    (0.00/100%)\r    (99.00/100%)\r\nDone.\n",
+            "    (1.00/100%)\r    (100.00/100%)\r\nDone.\n",
+            "    (0.00/100%)\r    (50.00/100%)\r    (40.00/100%)\r    (100.00/100%)\r\nDone.\n",
+            "    (0.00/100%)\n    (100.00/100%)\r\nDone.\n",
+            "    (0.0/100%)\r    (100.00/100%)\r\nDone.\n",
+            "(0.00/100%)\r    (100.00/100%)\r\nDone.\n",
+            "Done.\n",
+        ] {
+            assert_ne!(without_steps(theirs), without_steps(other), "{other:?}");
+        }
     }
 }

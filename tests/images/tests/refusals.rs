@@ -227,7 +227,6 @@ const QCOW2: &[&str] = &[
 ];
 
 #[test]
-#[ignore = "differs: texts of refused creation options"]
 fn of_qcow2_images() {
     let Some(mut bench) = Bench::new(env!("CARGO_BIN_EXE_qemu-img")) else { return };
     bench.data("d", 3 << 20, 1);

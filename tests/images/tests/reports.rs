@@ -102,7 +102,6 @@ fn of_filled_raw_and_qcow2_images() {
 }
 
 #[test]
-#[ignore = "differs: measure of parallels images does not count bitmaps"]
 fn of_empty_images_of_other_formats() {
     ask(&["vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "qcow"], |bench, format, options| {
         // What can only be written compressed cannot be empty and written to later.
@@ -111,7 +110,6 @@ fn of_empty_images_of_other_formats() {
 }
 
 #[test]
-#[ignore = "differs: measure of parallels images, strict comparison of vdi images"]
 fn of_filled_images_of_other_formats() {
     ask(&["vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "qcow"], filled);
 }
@@ -241,7 +239,6 @@ const STORIES: &[(&[&str], &[&str])] = &[
 ];
 
 #[test]
-#[ignore = "differs: check -q does not print findings"]
 fn of_images_with_a_story() {
     let mut differences = String::new();
     for (steps, questions) in STORIES {

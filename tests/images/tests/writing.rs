@@ -48,7 +48,15 @@ const STORIES: &[(&[&str], &str)] = &[
         &["qemu-img create -f qcow2 -o preallocation=metadata,extended_l2=on,cluster_size=128k i 20M"],
         "qcow2:i",
     ),
-    (&["qemu-img create -f qcow2 -o data_file=x,data_file_raw=on,preallocation=metadata i 2M"], "qcow2:i"),
+    (
+        // The name of the data file is one from where the tool runs.
+        &[
+            "qemu-img create -f qcow2 -o data_file=x,data_file_raw=on,preallocation=metadata i 2M",
+            "qemu-img check i",
+            "qemu-img map --output=json i",
+        ],
+        "raw:x",
+    ),
     (&["qemu-img create -f qcow2 -o refcount_bits=1,nocow=off i 2M"], "qcow2:i"),
     (&["qemu-img convert -f raw -O qcow2 d i"], "qcow2:i"),
     (&["qemu-img convert -p -f raw -O qcow2 -S 0 d i"], "qcow2:i"),
@@ -62,7 +70,6 @@ const STORIES: &[(&[&str], &str)] = &[
         "qcow2:i,qcow2:j",
     ),
     (&["qemu-img convert -f raw -O qcow2 d i", "qemu-img convert -n -f raw -O qcow2 e i"], "qcow2:i"),
-    (&["qemu-img convert -f raw -O qcow2 d i", "qemu-img convert -n -c -f raw -O qcow2 e i"], "qcow2:i"),
     (&["qemu-img convert -f raw -O qcow2 -B e -F raw d i"], "qcow2:i"),
     (
         &[
@@ -133,8 +140,10 @@ const STORIES: &[(&[&str], &str)] = &[
             "qemu-img create -f qcow2 -F raw -b d m",
             "qemu-img create -f qcow2 -F qcow2 -b m i 4M",
             "qemu-img convert -n -f raw --target-image-opts e driver=qcow2,file.filename=i",
+            // What an emptied image still takes of the disk, `info` would tell: less of ours, as zeroes are left to holes.
             "qemu-img commit i",
-            "qemu-img info i",
+            "qemu-img check i",
+            "qemu-img compare i m",
         ],
         "qcow2:i,qcow2:m",
     ),
@@ -187,11 +196,9 @@ const STORIES: &[(&[&str], &str)] = &[
     ),
     (&["qemu-img convert -f raw -O parallels d i", "qemu-img convert -f parallels i j"], "parallels:i,raw:j"),
     (&["qemu-img convert -f raw -O qcow d i", "qemu-img convert -f qcow i j"], "qcow:i,raw:j"),
-    (&["qemu-img convert -f raw -O qcow -c d i"], "qcow:i"),
 ];
 
 #[test]
-#[ignore = "differs: compressed writes over allocated clusters, progress of -S 0"]
 fn stories_end_alike() {
     let differences = std::sync::Mutex::new(String::new());
     std::thread::scope(|scope| {
@@ -233,6 +240,33 @@ fn tell(steps: &[&str], files: &str) -> String {
         }
     }
     bench.end()
+}
+
+/// What Debian's tools fail at for reasons of their own, ours do; the result is sound.
+///
+/// * Compressed clusters cannot be written where clusters are already: QEMU's driver gives EIO.
+/// * `convert -c` to qcow copies everything, and then ends with status 1 without a word: the request that tells the driver
+///   of the end is one that its qcow driver refuses.
+#[test]
+fn compression_works_where_debian_gives_up() {
+    let Some(mut bench) = Bench::new(env!("CARGO_BIN_EXE_qemu-img")) else { return };
+    bench.data("d", 3 << 20, 21);
+    bench.data("e", 3 << 20, 22);
+    bench.ok(Whose::Theirs, "qemu-img convert -f raw -O qcow2 d i");
+    bench.ok(Whose::Ours, "qemu-img convert -n -c -f raw -O qcow2 e i");
+    bench.ok(Whose::Ours, "qemu-img convert -f raw -O qcow -c e j");
+    for line in [
+        "qemu-img compare -f raw -F qcow2 e i",
+        "qemu-img compare -f raw -F qcow e j",
+        "qemu-img check -f qcow2 i",
+        "qemu-img map --output=json -f qcow2 i",
+        "qemu-img map --output=json -f qcow j",
+    ] {
+        let theirs = bench.ok(Whose::Theirs, line);
+        let ours = bench.ok(Whose::Ours, line);
+        bench.note(line, &theirs, &ours);
+    }
+    bench.done();
 }
 
 /// Formats that can be written to at random.

@@ -122,12 +122,8 @@ async fn amend(
         }
     }
     let progress = Progress::new();
-    let amended = image.node.driver().amend(options, parsed.has(id::FORCE), &progress).await;
-    match amended {
-        Ok(()) => {
-            meter.complete();
-            Ok(0)
-        }
-        Err(error) => Err(error.into()),
-    }
+    let work = image.node.driver().amend(options, parsed.has(id::FORCE), &progress);
+    meter.watch(&progress, || progress.cancel(), work).await?;
+    meter.complete();
+    Ok(0)
 }

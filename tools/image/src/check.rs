@@ -55,12 +55,11 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
     finish(result, [image]).await
 }
 
-async fn check_once(image: &Image, repair: Repair, quiet: bool) -> Outcome<CheckResult> {
+async fn check_once(image: &Image, repair: Repair) -> Outcome<CheckResult> {
     match image.node.driver().check(repair).await {
         Ok(result) => {
-            if !quiet {
-                result.messages.iter().for_each(|message| eprintln!("{message}"));
-            }
+            // What is wrong is said even if nothing else is.
+            result.messages.iter().for_each(|message| eprintln!("{message}"));
             Ok(result)
         }
         Err(error) if error.is_unsupported() => {
@@ -71,7 +70,7 @@ async fn check_once(image: &Image, repair: Repair, quiet: bool) -> Outcome<Check
 }
 
 async fn examine(image: &Image, repair: Repair, output: Output, quiet: bool) -> Outcome<u8> {
-    let mut result = check_once(image, repair, quiet).await?;
+    let mut result = check_once(image, repair).await?;
     let fixed = (result.leaks_fixed, result.corruptions_fixed);
     if fixed != (0, 0) {
         if output == Output::Human && !quiet {
@@ -82,7 +81,7 @@ async fn examine(image: &Image, repair: Repair, output: Output, quiet: bool) -> 
             );
         }
         image.node.flush().await?;
-        result = check_once(image, Repair::default(), quiet).await?;
+        result = check_once(image, Repair::default()).await?;
         (result.leaks_fixed, result.corruptions_fixed) = fixed;
     }
     if !quiet {

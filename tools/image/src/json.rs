@@ -21,7 +21,7 @@ fn bucket(key: &str) -> u32 {
 }
 
 /// An object's members in the order in which QEMU prints them.
-pub(crate) fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
+pub fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
     let mut members: Vec<_> = object.iter().map(|(k, v)| (k.as_str(), v)).collect();
     members.sort_by(|(a, _), (b, _)| bucket(a).cmp(&bucket(b)).then_with(|| b.cmp(a)));
     members

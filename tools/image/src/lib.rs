@@ -29,6 +29,8 @@ mod session;
 mod size;
 mod snapshot;
 
+pub use json::ordered;
+
 use std::future::Future;
 use std::pin::Pin;
 

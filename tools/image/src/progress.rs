@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
+use rhea_async_io::Timer;
+use rhea_block::{BlockError, Progress};
 use signal_hook::consts::{SIGINT, SIGUSR1};
 use signal_hook::flag;
 
@@ -18,6 +21,8 @@ use crate::size;
 
 /// A change of less than this many per cent is not shown.
 const STEP: f64 = 1.0;
+/// How often an operation that works by itself is looked at.
+const TICK: Duration = Duration::from_millis(50);
 /// A terminal's line changes as often as eyes can follow.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -61,6 +66,33 @@ impl Meter {
         match self.interrupted.load(Relaxed) {
             true => Err(Failure::interrupted()),
             false => Ok(()),
+        }
+    }
+
+    /// Runs an operation of the block layer and shows how far it is. If the user wants the command to stop, `stop` is
+    /// called; an operation that then fails has not gone wrong.
+    pub async fn watch<T>(
+        &self,
+        progress: &Progress,
+        stop: impl Fn(),
+        work: impl Future<Output = Result<T, BlockError>>,
+    ) -> Outcome<T> {
+        let mut work = std::pin::pin!(work);
+        let mut stopped = false;
+        loop {
+            let ended = match select(work.as_mut(), Timer::after(TICK)).await {
+                Either::Left((ended, _)) => Some(ended),
+                Either::Right(_) => None,
+            };
+            if self.advance(progress.done(), progress.total()).is_err() && !stopped {
+                stop();
+                stopped = true;
+            }
+            match ended {
+                Some(Err(_)) if stopped => return Err(Failure::interrupted()),
+                Some(ended) => return Ok(ended?),
+                None => {}
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use rhea_options::{LongOption, Parsed};
 use crate::chain;
 use crate::failure::{Failure, FailureExt, Outcome};
 use crate::progress::Meter;
-use crate::session::{Image, Name, Session, cache_flags, finish, flag, id, one_name, valued};
+use crate::session::{Image, Name, Session, cache_flags, finish, flag, id, one_name, read_flags, valued};
 
 pub(crate) const SHORT: &str = "qpf:t:b:F:T:ucU";
 pub(crate) const LONG: &[LongOption] = &[
@@ -43,11 +43,8 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
     if is_unsafe {
         flags |= OpenFlags::NO_BACKING;
     }
-    if parsed.has('U') {
-        return Err(Failure::new(format!(
-            "Could not open '{filename}': force-share=on can only be used with read-only images"
-        )));
-    }
+    // The image itself is written, and must be ours alone; those behind it may be shared.
+    let backing_flags = backing_flags | (read_flags(parsed) & OpenFlags::FORCE_SHARE);
     let name = session.name(parsed, filename)?;
     if let Some(format) = parsed.argument('F')
         && session.registry.driver(format).is_none()

@@ -42,8 +42,10 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
         Some(word) => Preallocation::from_word(word)
             .ok_or_else(|| Failure::new(format!("Invalid preallocation mode '{word}'")))?,
     };
-    let [filename, text] = parsed.words.as_slice() else {
-        return Err(Failure::usage("Expecting image file name and size"));
+    let (filename, text) = match parsed.words.as_slice() {
+        [filename, text] => (filename, text),
+        [_, _, ..] => return Err(Failure::usage("Extra argument(s) in command line")),
+        _ => return Err(Failure::usage("Expecting image file name and size")),
     };
     let wanted = match text.strip_prefix('+') {
         Some(more) => Wanted::More(size::option_size("size", more)?),

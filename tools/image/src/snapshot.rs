@@ -173,6 +173,11 @@ async fn apply(image: &Image, snapshots: Option<&dyn Snapshots>, name: &str) -> 
     let Some(snapshots) = snapshots else {
         return Err(Failure::new("Block driver does not support snapshots"));
     };
+    if let Some(bitmaps) = image.node.driver().bitmaps()
+        && !bitmaps.list().await?.is_empty()
+    {
+        return Err(Failure::new("Device has active dirty bitmaps"));
+    }
     let found = find(snapshots, name).await?;
     let Some(snapshot) = found else {
         return Err(BlockError::os(libc::ENOENT).context("Failed to load snapshot").into());

@@ -4,9 +4,10 @@ mod breakpoints;
 mod inspect;
 pub mod manage;
 mod requests;
+mod zones;
 
 use futures_util::future::LocalBoxFuture;
-use rhea_options::getopt;
+use rhea_options::{Parsed, getopt};
 
 pub use manage::opening;
 
@@ -88,7 +89,7 @@ impl Command {
 /// All commands, in the order of their names.
 pub fn all() -> impl Iterator<Item = &'static Command> {
     let mut commands: Vec<&Command> =
-        [manage::COMMANDS, requests::COMMANDS, inspect::COMMANDS, breakpoints::COMMANDS]
+        [manage::COMMANDS, requests::COMMANDS, inspect::COMMANDS, breakpoints::COMMANDS, zones::COMMANDS]
             .into_iter()
             .flatten()
             .collect();
@@ -127,7 +128,12 @@ pub async fn run_line(session: &mut Session, line: &str) -> Outcome {
         eprintln!("{}: Block node is read-only", session.program);
         return Outcome::Failed;
     }
-    match getopt(rest, command.options, &[]) {
+    let parsed = match command.options {
+        // `-1` is a number to a command without options.
+        "" => Ok(Parsed { options: Vec::new(), words: rest.to_vec() }),
+        options => getopt(rest, options, &[]),
+    };
+    match parsed {
         Ok(parsed) => {
             (command.run)(Call { command, options: parsed.options, words: parsed.words, session }).await
         }

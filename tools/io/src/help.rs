@@ -16,6 +16,7 @@ QEMU Disk exerciser
   -s, --snapshot       use snapshot file
   -n, --nocache        disable host cache, short for -t none
   -C, --copy-on-read   enable copy-on-read
+  -m, --misalign       misalign allocations for O_DIRECT
   -k, --native-aio     use kernel AIO implementation
                        (Linux only, prefer use of -i)
   -i, --aio=MODE       use AIO mode (threads, native or io_uring)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rhea_async_io::block_on;
 use rhea_block::OpenFlags;
+use rhea_block_objects::{add_object, object_help};
 use rhea_options::{LongOption, Options, getopt};
 
 use crate::commands::{Outcome, run_line};
@@ -51,6 +52,24 @@ struct Invocation {
     objects: Vec<String>,
     image: Option<String>,
     image_opts: bool,
+    misalign: bool,
+}
+
+/// The version of QEMU whose command line and texts these are, for scripts that ask.
+const VERSION: &str = "10.0.2";
+
+/// A command line that cannot be carried out.
+enum Refusal {
+    /// For a reason that is told.
+    Because(String),
+    /// It makes no sense: the usage is printed.
+    Usage,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Because(reason)
+    }
 }
 
 enum Parsed {
@@ -66,42 +85,53 @@ pub fn run(program: &str, arguments: &[String]) -> u8 {
             print!("{text}");
             return 0;
         }
-        Err(message) => {
+        Err(Refusal::Because(message)) => {
             eprintln!("{message}");
+            return 1;
+        }
+        Err(Refusal::Usage) => {
+            println!("{}", help::text(program));
             return 1;
         }
     };
     let registry = Arc::new(rhea_block_drivers::registry());
-    if let Some(object) = invocation.objects.first() {
-        eprintln!("{program}: --object {object}: not supported");
-        return 1;
+    for object in &invocation.objects {
+        if let Some(help) = object_help(object) {
+            print!("{help}");
+            return 0;
+        }
+        if let Err(error) = add_object(registry.objects(), object) {
+            eprintln!("{program}: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("{hint}");
+            }
+            return 1;
+        }
     }
     block_on(work(program, registry, invocation))
 }
 
-fn parse(program: &str, arguments: &[String]) -> Result<Parsed, String> {
-    let parsed = getopt(arguments, SHORT, LONG)
-        .map_err(|error| format!("{program}: {error}\n{}", help::text(program)))?;
+fn parse(program: &str, arguments: &[String]) -> Result<Parsed, Refusal> {
+    let parsed = getopt(arguments, SHORT, LONG).map_err(|error| {
+        eprintln!("{program}: {error}");
+        Refusal::Usage
+    })?;
     let mut how = HowToOpen { flags: OpenFlags::UNMAP, ..HowToOpen::default() };
-    let (mut lines, mut objects, mut image_opts) = (Vec::new(), Vec::new(), false);
+    let (mut lines, mut objects, mut image_opts, mut misalign) = (Vec::new(), Vec::new(), false, false);
     for (letter, argument) in parsed.options {
         let word = argument.clone().unwrap_or_default();
         match letter {
             'h' => return Ok(Parsed::Say(help::text(program))),
             'V' => {
-                return Ok(Parsed::Say(format!("{program} (Rhea) version {}\n", env!("CARGO_PKG_VERSION"))));
+                let rhea = env!("CARGO_PKG_VERSION");
+                return Ok(Parsed::Say(format!("{program} version {VERSION} (Rhea {rhea})\n")));
             }
             'c' => lines.push(word),
             'f' => how.format = Some(word),
             '1' => objects.push(word),
             '2' => image_opts = true,
-            // Misaligned buffers exercise a driver's bounce buffers; ours are checked by tests of their own.
-            'm' => {
-                return Err(format!(
-                    "{program}: -m is not supported; requests may be given odd offsets instead"
-                ));
-            }
-            'T' => return Err(format!("{program}: --trace is not supported")),
+            'm' => misalign = true,
+            'T' => return Err(format!("{program}: --trace is not supported").into()),
             letter => {
                 commands::opening(&mut how, letter, argument.as_deref())
                     .map_err(|m| format!("{program}: {m}"))?;
@@ -109,18 +139,19 @@ fn parse(program: &str, arguments: &[String]) -> Result<Parsed, String> {
         }
     }
     if image_opts && how.format.is_some() {
-        return Err(format!("{program}: --image-opts and -f are mutually exclusive"));
+        return Err(format!("{program}: --image-opts and -f are mutually exclusive").into());
     }
     if parsed.words.len() > 1 {
-        return Err(help::text(program));
+        return Err(Refusal::Usage);
     }
     let image = parsed.words.into_iter().next();
-    Ok(Parsed::Run(Invocation { how, lines, objects, image, image_opts }))
+    Ok(Parsed::Run(Invocation { how, lines, objects, image, image_opts, misalign }))
 }
 
 async fn work(program: &str, registry: Arc<rhea_block::Registry>, invocation: Invocation) -> u8 {
     let mut session = Session::new(program, registry);
-    let Invocation { mut how, lines, image, image_opts, .. } = invocation;
+    let Invocation { mut how, lines, image, image_opts, misalign, .. } = invocation;
+    session.misalign = misalign;
     if let Some(image) = image {
         let mut name = image.clone();
         if image_opts {

@@ -12,6 +12,9 @@ const UNITS: [(char, u32); 6] = [('k', 10), ('m', 20), ('g', 30), ('t', 40), ('p
 pub fn parse(text: &str) -> Result<u64, String> {
     let bad = || format!("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}");
     let large = || format!("Parsing error: argument too large -- {text}");
+    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+        return Err(large());
+    }
     let (number, shift) = match text.chars().last().map(|c| c.to_ascii_lowercase()) {
         Some('b') if !is_hex(text) => (&text[..text.len() - 1], 0),
         Some(unit) => match UNITS.iter().find(|(c, _)| *c == unit) {
@@ -107,6 +110,7 @@ mod tests {
         assert_eq!(parse("1.5M"), Ok(1536 << 10));
         assert_eq!(parse("512b"), Ok(512));
         assert_eq!(parse("0x1e"), Ok(30));
+        assert_eq!(parse("-1"), Err("Parsing error: argument too large -- -1".into()));
         assert_eq!(parse("8E"), Err("Parsing error: argument too large -- 8E".into()));
         assert!(parse("").is_err() && parse("k").is_err() && parse("-5").is_err() && parse("1.5").is_err());
     }

@@ -29,6 +29,8 @@ pub struct Session {
     pub program: String,
     /// Drivers and nodes.
     pub registry: Arc<Registry>,
+    /// Requests' memory is not aligned as direct I/O needs it.
+    pub misalign: bool,
     image: Option<Open>,
     pending: FuturesUnordered<Pending>,
 }
@@ -48,10 +50,25 @@ impl Drop for Temporary {
     }
 }
 
+fn warn_of_guess(node: &BlockNode) {
+    eprintln!(
+        "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
+         Specify the 'raw' format explicitly to remove the restrictions.",
+        node.filename()
+    );
+}
+
 impl Session {
     /// Nothing is open.
     pub fn new(program: &str, registry: Arc<Registry>) -> Self {
-        Self { program: program.into(), registry, image: None, pending: FuturesUnordered::new() }
+        Self {
+            program: program.into(),
+            registry,
+            misalign: false,
+            image: None,
+            pending: FuturesUnordered::new(),
+        }
     }
 
     /// The open image.
@@ -67,8 +84,13 @@ impl Session {
             flags |= OpenFlags::READ_ONLY;
         }
         let mut node = self.open_node(name, how, flags).await?;
+        let guessed = how.format.is_none() && how.options.get("driver").is_none();
+        if guessed && !how.snapshot && node.driver_name() == "raw" && !node.is_read_only() {
+            warn_of_guess(&node);
+        }
         if how.snapshot {
-            let (overlay, file) = self.overlay(&node, how.flags).await?;
+            // Nobody shares the overlay, whoever shares what is below.
+            let (overlay, file) = self.overlay(&node, how.flags - OpenFlags::FORCE_SHARE).await?;
             node = overlay;
             temporary = Some(file);
         }
@@ -175,13 +197,22 @@ impl Session {
 
     /// Runs a command's future while requests set going make progress.
     pub async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> T {
-        futures_util::pin_mut!(work);
+        let mut work = std::pin::pin!(work);
+        match self.while_pending(&mut work).await {
+            Some(value) => value,
+            None => work.await,
+        }
+    }
+
+    /// Runs a future for as long as it can be requests set going that it waits for; `None`: all have ended, and it has not.
+    pub async fn while_pending<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
         loop {
             if self.pending.is_empty() {
-                return work.await;
+                return futures_util::future::poll_immediate(work).await;
             }
             match futures_util::future::select(work, self.pending.next()).await {
-                futures_util::future::Either::Left((value, _)) => return value,
+                futures_util::future::Either::Left((value, _)) => return Some(value),
                 futures_util::future::Either::Right((_, unfinished)) => work = unfinished,
             }
         }

@@ -117,7 +117,7 @@ pub(super) fn use_device(filename: &str, mut options: Options) -> Result<()> {
 /// Moves a file's end, with storage for what is new. On an error the end is where it was.
 pub(super) async fn grow(file: &File, old: u64, length: u64, preallocation: Preallocation) -> Result<()> {
     if preallocation != Preallocation::Off && length < old {
-        return Err(BlockError::unsupported("Preallocation can't be used for shrinking files"));
+        return Err(BlockError::unsupported("Cannot use preallocation for shrinking files"));
     }
     let back = move |file: &File| {
         // The first error is the one to tell.
@@ -126,7 +126,7 @@ pub(super) async fn grow(file: &File, old: u64, length: u64, preallocation: Prea
     match preallocation {
         Preallocation::Off => {
             file.settled().await;
-            file.set_length(length).context("Failed to resize file")
+            file.set_length(length).context("Could not resize file")
         }
         Preallocation::Metadata => Err(BlockError::unsupported("Unsupported preallocation mode: metadata")),
         Preallocation::Falloc | Preallocation::Full if length == old => Ok(()),
@@ -149,7 +149,7 @@ fn allocate(file: &File, old: u64, length: u64) -> std::io::Result<()> {
 }
 
 fn write_zeroes(file: &File, old: u64, length: u64) -> Result<()> {
-    file.set_length(length).context("Failed to resize file")?;
+    file.set_length(length).context("Could not resize file")?;
     zero_fill(file, old, length).context("Could not write zeros for preallocation")?;
     file.sync_data_now().context("Could not flush file to disk")
 }

@@ -64,9 +64,6 @@ async fn open(kind: Kind, context: &OpenContext<'_>, options: &mut Options) -> R
     };
     let (file, flags) = open_file(kind, &filename, flags)?;
     let status = file.status().context("Could not stat file")?;
-    if status.is_directory() {
-        return Err(BlockError::os(libc::EISDIR).context(format!("Could not open '{filename}'")));
-    }
     match kind {
         Kind::Regular if !status.is_regular() => {
             return Err(BlockError::invalid(format!(

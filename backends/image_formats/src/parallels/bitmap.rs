@@ -41,6 +41,12 @@ pub(super) struct Extension {
 }
 
 impl Extension {
+    /// An image without format extension has no bitmaps.
+    pub(super) fn none(file: &Arc<BlockNode>, header: &Header) -> Self {
+        let (cluster_size, length) = (header.cluster_size, header.length);
+        Self { file: file.clone(), cluster_size, length, bitmaps: vec![] }
+    }
+
     pub(super) async fn read(file: &Arc<BlockNode>, header: &Header) -> Result<Self> {
         if header.cluster_size > MAX_LEN {
             return Err(BlockError::unsupported(format!(
@@ -59,12 +65,7 @@ impl Extension {
         if Md5::digest(&bytes[24..]).as_slice() != &bytes[8..24] {
             return Err(BlockError::malformed("Wrong checksum in Format Extension header"));
         }
-        let mut this = Self {
-            file: file.clone(),
-            cluster_size: header.cluster_size,
-            length: header.length,
-            bitmaps: vec![],
-        };
+        let mut this = Self::none(file, header);
         this.parse(&bytes[24..])?;
         Ok(this)
     }

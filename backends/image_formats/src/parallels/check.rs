@@ -73,6 +73,10 @@ impl Check<'_> {
 
     async fn header(&mut self) -> Result<()> {
         let image = self.image;
+        if self.file().length() < image.bat.offset + image.bat.len {
+            self.result.tell("ERROR the BAT ends beyond the file's end".into());
+            self.result.check_errors += 1;
+        }
         if image.left_in_use.load(Relaxed) {
             self.corruption("image was not closed correctly".into());
         }

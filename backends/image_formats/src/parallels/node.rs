@@ -44,7 +44,8 @@ pub(crate) struct ParallelsImage {
     discarded: AtomicBool,
     /// The BAT refers to clusters beyond the file's end.
     outside: bool,
-    extension: Option<Extension>,
+    extension: Extension,
+    no_extension: Extension,
 }
 
 impl ParallelsImage {
@@ -55,10 +56,11 @@ impl ParallelsImage {
         let header = Header::parse(&bytes)?;
         let bat = Table { offset: LEN as u64, len: u64::from(header.bat_entries) * 4 };
         let (end, outside) = data_end(&node, &header, bat).await?;
-        let mut extension = None;
-        if header.ext_off != 0 && with_bitmaps {
-            extension = Some(Extension::read(&node, &header).await?);
-        }
+        let extension = match header.ext_off != 0 && with_bitmaps {
+            true => Extension::read(&node, &header).await?,
+            false => Extension::none(&node, &header),
+        };
+        let no_extension = Extension::none(&node, &header);
         Ok(Self {
             tables: TableCache::new(file.clone()),
             end: FileEnd::new(end, node.length()),
@@ -75,6 +77,7 @@ impl ParallelsImage {
             writing_back: async_lock::Mutex::new(()),
             users: async_lock::RwLock::new(()),
             free: Mutex::default(),
+            no_extension,
             extension,
         })
     }
@@ -305,8 +308,7 @@ impl ImageFormat for ParallelsImage {
 
     fn bitmaps(&self) -> Option<&dyn PersistentBitmaps> {
         // Whoever writes, or died writing, has not kept them.
-        let extension = self.extension.as_ref().filter(|_| !self.is_marked());
-        extension.map(|extension| extension as &dyn PersistentBitmaps)
+        Some(if self.is_marked() { &self.no_extension } else { &self.extension })
     }
 
     async fn prepare_writing(&self) -> Result<()> {

@@ -72,7 +72,9 @@ impl Header {
         {
             return Err(BlockError::malformed("QED image size is invalid"));
         }
-        if !header.is_table_offset(header.l1_table_offset, file_length) {
+        // A table whose last cluster is cut short is not whole.
+        let whole = file_length - file_length % u64::from(header.cluster_size);
+        if !header.is_table_offset(header.l1_table_offset, whole) {
             return Err(BlockError::malformed("QED table offset is invalid"));
         }
         if header.features & BACKING_FILE != 0 {

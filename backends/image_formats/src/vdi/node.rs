@@ -175,6 +175,7 @@ impl ClusterMap for VdiImage {
 #[async_trait]
 impl ImageFormat for VdiImage {
     const UNALLOCATED: StatusFlags = StatusFlags::ZERO.union(StatusFlags::ALLOCATED);
+    const DATA_BY_CLUSTER: bool = true;
 
     fn info(&self) -> FormatInfo {
         FormatInfo {

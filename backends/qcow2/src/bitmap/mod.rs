@@ -264,6 +264,10 @@ impl PersistentBitmaps for Image {
         .await
     }
 
+    fn can_be_there(&self) -> bool {
+        self.header().version >= 3
+    }
+
     fn can_store(&self, name: &str, granularity: u64) -> Result<()> {
         let header = self.header();
         if header.version < 3 {

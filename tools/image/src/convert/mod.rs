@@ -241,7 +241,16 @@ fn set_backing(
     backing: Option<&str>,
     format: &str,
 ) -> Outcome<()> {
-    let Some(backing) = backing else { return Ok(()) };
+    let Some(backing) = backing else {
+        if let Some(backing_format) = wanted.parsed.argument('F') {
+            if !known.has("backing_fmt") {
+                let message = format!("Backing file format not supported for file format '{format}'");
+                return Err(Failure::new(message));
+            }
+            options.set("backing_fmt", backing_format);
+        }
+        return Ok(());
+    };
     if !known.has("backing_file") {
         return Err(Failure::new(format!("Backing file not supported for file format '{format}'")));
     }
@@ -309,6 +318,9 @@ async fn fill_target(
     if wanted.no_create && wanted.compress && !COMPRESSING.contains(&target.node.driver_name()) {
         return Err(Failure::new("Compression not supported for this file format"));
     }
+    if wanted.parsed.has(id::BITMAPS) {
+        bitmaps_of_target(&target.node)?;
+    }
     let has_backing = made
         .map_or_else(|| wanted.parsed.has('B') || target.node.backing().is_some(), |made| made.has_backing);
     let is_zero = match made {
@@ -354,8 +366,8 @@ fn check_bitmaps(sources: &[Image], _skip_broken: bool) -> Outcome<()> {
         return Err(Failure::new("Copying bitmaps only possible with single source"));
     }
     match sources[0].node.driver().bitmaps() {
-        Some(_) => Ok(()),
-        None => Err(Failure::new("Source lacks bitmap support")),
+        Some(bitmaps) if bitmaps.can_be_there() => Ok(()),
+        _ => Err(Failure::new("Source lacks bitmap support")),
     }
 }
 
@@ -363,9 +375,7 @@ async fn copy_bitmaps(from: &BlockNode, to: &BlockNode, skip_broken: bool) -> Ou
     let Some(source) = from.driver().bitmaps() else {
         return Err(Failure::new("Source lacks bitmap support"));
     };
-    let target = to.driver().bitmaps().ok_or_else(|| {
-        Failure::new(format!("Format driver '{}' does not support bitmaps", to.driver_name()))
-    })?;
+    let target = bitmaps_of_target(to)?;
     for info in source.list().await? {
         if info.inconsistent {
             if skip_broken {
@@ -375,9 +385,23 @@ async fn copy_bitmaps(from: &BlockNode, to: &BlockNode, skip_broken: bool) -> Ou
             return Err(Failure::new(format!("Cannot copy inconsistent bitmap '{}'", info.name))
                 .with_hint("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'"));
         }
+        if from.length() != to.length() {
+            return Err(Failure::new(format!(
+                "Failed to populate bitmap {}: Bitmaps are of different sizes (destination size is {}, source size is {}) and can't be merged",
+                info.name,
+                to.length(),
+                from.length()
+            )));
+        }
         copy_bitmap(source, target, &info.name).await?;
     }
     Ok(())
+}
+
+fn bitmaps_of_target(target: &BlockNode) -> Outcome<&dyn PersistentBitmaps> {
+    target.driver().bitmaps().ok_or_else(|| {
+        Failure::new(format!("Format driver '{}' does not support bitmaps", target.driver_name()))
+    })
 }
 
 async fn copy_bitmap(

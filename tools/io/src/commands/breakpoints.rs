@@ -65,7 +65,10 @@ fn on_filter(call: &Call<'_>, what: &str, act: impl FnOnce(&Blkdebug) -> Result<
 }
 
 async fn set(call: Call<'_>) -> Outcome {
-    on_filter(&call, "set breakpoint", |filter| filter.set_breakpoint(&call.words[0], &call.words[1]))
+    on_filter(&call, "set breakpoint", |filter| {
+        filter.announce_held(|tag| println!("blkdebug: Suspended request '{tag}'"));
+        filter.set_breakpoint(&call.words[0], &call.words[1])
+    })
 }
 
 async fn remove(call: Call<'_>) -> Outcome {
@@ -74,7 +77,14 @@ async fn remove(call: Call<'_>) -> Outcome {
 }
 
 async fn resume(call: Call<'_>) -> Outcome {
-    on_filter(&call, "resume request", |filter| filter.resume(&call.words[0]))
+    let tag = &call.words[0];
+    on_filter(&call, "resume request", |filter| {
+        let resumed = filter.resume(tag);
+        if resumed.is_ok() {
+            println!("blkdebug: Resuming request '{tag}'");
+        }
+        resumed
+    })
 }
 
 async fn wait(call: Call<'_>) -> Outcome {
@@ -84,6 +94,11 @@ async fn wait(call: Call<'_>) -> Outcome {
         return Outcome::Failed;
     };
     let Some(filter) = node.downcast::<Blkdebug>() else { return Outcome::Failed };
-    call.session.alongside(filter.wait_suspended(&tag)).await;
-    Outcome::Done
+    match call.session.while_pending(filter.wait_suspended(&tag)).await {
+        Some(()) => Outcome::Done,
+        None => {
+            println!("Could not wait for request: none is under way");
+            Outcome::Failed
+        }
+    }
 }

@@ -87,7 +87,7 @@ async fn help(call: Call<'_>) -> Outcome {
         }
         None => {
             println!("command {name} not found");
-            Outcome::Done
+            Outcome::Failed
         }
     }
 }
@@ -115,9 +115,12 @@ async fn alloc(call: Call<'_>) -> Outcome {
             return Outcome::Failed;
         }
     };
+    // What lies beyond the end is not counted.
+    let end = offset.saturating_add(count).min(node.length());
+    let count = end.saturating_sub(offset);
     let (mut allocated, mut at) = (0, offset);
-    while at < offset + count {
-        match node.block_status(at, offset + count - at, false).await {
+    while at < end {
+        match node.block_status(at, end - at, false).await {
             Ok(status) if status.len == 0 => break,
             Ok(status) => {
                 if status.flags.contains(StatusFlags::ALLOCATED) {
@@ -201,7 +204,9 @@ async fn info(call: Call<'_>) -> Outcome {
 fn print_value(value: &Value, indent: usize) {
     let pad = " ".repeat(indent);
     let entries: Vec<(String, &Value)> = match value {
-        Value::Object(members) => members.iter().map(|(k, v)| (k.replace('-', " "), v)).collect(),
+        Value::Object(members) => {
+            rhea_image_tool::ordered(members).into_iter().map(|(k, v)| (k.replace('-', " "), v)).collect()
+        }
         Value::Array(items) => items.iter().enumerate().map(|(i, v)| (format!("[{i}]"), v)).collect(),
         _ => return,
     };

@@ -38,6 +38,13 @@ const REOPEN_DETAILS: &str = "
  -o, -- Changes block driver options (cf. 'open' command)
 ";
 
+const SIGRAISE_DETAILS: &str = "
+ sends the signal of that number to qemu-io itself
+
+ Example:
+ 'sigraise 15' - raises SIGTERM
+";
+
 macro_rules! command {
     ($name:literal, $short:literal, $arguments:literal, $about:literal, $details:expr, $words:expr, $options:literal, $without:literal, $run:ident) => {
         Command {
@@ -65,7 +72,7 @@ pub const COMMANDS: &[Command] = &[
         "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]",
         "open the file specified by path",
         OPEN_DETAILS,
-        (0, super::MANY),
+        (1, super::MANY),
         "snCro:ki:t:d:U",
         true,
         open
@@ -82,19 +89,20 @@ pub const COMMANDS: &[Command] = &[
         false,
         reopen
     ),
-    command!("sigraise", "", "signal", "raises a signal", "", (1, 1), "", true, sigraise),
+    command!("sigraise", "", "signal", "raises a signal", SIGRAISE_DETAILS, (1, 1), "", true, sigraise),
     command!("sleep", "", "", "waits for the given value in milliseconds", "", (1, 1), "", true, sleep),
-    command!(
-        "truncate",
-        "t",
-        "[-m prealloc_mode] off",
-        "truncates the current file at the given offset",
-        "",
-        (1, 3),
-        "m:",
-        false,
-        truncate
-    ),
+    Command {
+        name: "truncate",
+        short: "t",
+        arguments: "[-m prealloc_mode] off",
+        about: "truncates the current file at the given offset",
+        details: "",
+        words: (1, 3),
+        options: "m:",
+        without_image: false,
+        writes: true,
+        run: |call| Box::pin(truncate(call)),
+    },
 ];
 
 async fn abort(_: Call<'_>) -> Outcome {
@@ -270,17 +278,22 @@ async fn sleep(call: Call<'_>) -> Outcome {
             Outcome::Done
         }
         Err(_) => {
-            println!("{} is not a number", call.words[0]);
+            println!("{} is not a valid number", call.words[0]);
             Outcome::Failed
         }
     }
 }
 
 async fn sigraise(call: Call<'_>) -> Outcome {
-    let signal = match call.words[0].parse::<i32>() {
-        Ok(signal) if (0..=64).contains(&signal) => signal,
-        _ => {
-            println!("{} is not a valid signal number", call.words[0]);
+    let word = &call.words[0];
+    let signal = match numbers::parse(word) {
+        Ok(signal) if signal <= 64 => signal,
+        Ok(_) => {
+            println!("signal argument '{word}' is too large to be a valid signal");
+            return Outcome::Failed;
+        }
+        Err(message) => {
+            println!("{message}");
             return Outcome::Failed;
         }
     };

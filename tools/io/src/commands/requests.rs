@@ -270,10 +270,8 @@ impl Report {
 fn dump(bytes: &[u8], offset: u64) {
     for (index, line) in bytes.chunks(16).enumerate() {
         let hex: String = line.iter().map(|b| format!(" {b:02x}")).collect();
-        let text: String = line
-            .iter()
-            .map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' })
-            .collect();
+        let text: String =
+            line.iter().map(|b| if b.is_ascii_alphanumeric() { char::from(*b) } else { '.' }).collect();
         // A space between address and bytes, two before the text.
         println!("{:08x}: {hex}  {text}", offset + index as u64 * 16);
     }
@@ -392,11 +390,20 @@ impl Write {
     }
 }
 
+/// Memory for a request; with `-m`, where no device takes it as it is.
+fn memory(call: &Call<'_>, len: u64) -> IoVector {
+    const MISALIGNED: usize = 16;
+    match call.session.misalign {
+        true => IoVector::zeroed(len as usize + MISALIGNED).split_off(MISALIGNED),
+        false => IoVector::zeroed(len as usize),
+    }
+}
+
 /// A vector of several buffers, as `readv` and `writev` are to use.
-fn scattered(lengths: &[u64], byte: u8) -> IoVector {
+fn scattered(call: &Call<'_>, lengths: &[u64], byte: u8) -> IoVector {
     let mut all = IoVector::default();
     for len in lengths {
-        let mut part = IoVector::zeroed(*len as usize);
+        let mut part = memory(call, *len);
         part.fill(0..*len as usize, byte);
         all.append(part);
     }
@@ -404,14 +411,29 @@ fn scattered(lengths: &[u64], byte: u8) -> IoVector {
 }
 
 fn lengths(words: &[String]) -> Parsed<Vec<u64>> {
-    let mut lengths = Vec::new();
+    let (mut lengths, mut total) = (Vec::new(), 0);
     for word in words {
-        lengths.push(request_length(word, false)?);
-    }
-    if lengths.iter().sum::<u64>() > MAX_REQUEST {
-        return say(format!("Argument list exceeds maximum size {MAX_REQUEST}"));
+        let len = number(word)?;
+        if len > MAX_REQUEST {
+            return say(format!("Argument '{word}' exceeds maximum size {MAX_REQUEST}"));
+        }
+        total += len;
+        if total > MAX_REQUEST {
+            return say(format!("The total number of bytes exceed the maximum size {MAX_REQUEST}"));
+        }
+        lengths.push(len);
     }
     Ok(lengths)
+}
+
+/// Machine state is read and written in whole sectors, and so is what is compressed.
+fn whole_sectors(offset: u64, len: u64) -> Parsed<()> {
+    for (value, name) in [(offset, "offset"), (len, "count")] {
+        if value % 512 != 0 {
+            return say(format!("{value} is not a sector-aligned value for '{name}'"));
+        }
+    }
+    Ok(())
 }
 
 fn outcome(good: bool) -> Outcome {
@@ -440,10 +462,13 @@ fn parse_read(call: &Call<'_>) -> Parsed<Option<Read>> {
     if start.checked_add(count).is_none_or(|end| end > len) || (start >= len && len > 0) {
         return say("pattern verification range exceeds end of read data");
     }
+    if call.has('b') {
+        whole_sectors(offset, len)?;
+    }
     Ok(Some(Read {
         node: node.clone(),
         offset,
-        data: IoVector::zeroed(len as usize),
+        data: memory(call, len),
         vm_state: call.has('b'),
         expected: byte.map(|byte| Expected { byte, start: start as usize, len: count as usize }),
         show: call.has('v'),
@@ -452,7 +477,7 @@ fn parse_read(call: &Call<'_>) -> Parsed<Option<Read>> {
     }))
 }
 
-fn parse_readv(call: &Call<'_>) -> Parsed<Option<Read>> {
+fn parse_readv(call: &Call<'_>, what: &'static str) -> Parsed<Option<Read>> {
     let (Some(node), [offset, parts @ ..]) = (call.session.node(), call.words.as_slice()) else {
         return Ok(None);
     };
@@ -461,7 +486,7 @@ fn parse_readv(call: &Call<'_>) -> Parsed<Option<Read>> {
     }
     let byte = pattern(call)?;
     let offset = number(offset)?;
-    let data = scattered(&lengths(parts)?, 0xab);
+    let data = scattered(call, &lengths(parts)?, 0xab);
     let len = data.len();
     Ok(Some(Read {
         node: node.clone(),
@@ -471,13 +496,13 @@ fn parse_readv(call: &Call<'_>) -> Parsed<Option<Read>> {
         expected: byte.map(|byte| Expected { byte, start: 0, len }),
         show: call.has('v'),
         report: Report::of(call, "read"),
-        what: "readv",
+        what,
     }))
 }
 
 async fn readv(call: Call<'_>) -> Outcome {
-    match parse_readv(&call) {
-        Ok(Some(read)) => outcome(call.session.alongside(Read { what: "read", ..read }.run()).await),
+    match parse_readv(&call, "readv") {
+        Ok(Some(read)) => outcome(call.session.alongside(read.run()).await),
         Ok(None) => call.usage(),
         Err(Said) => Outcome::Failed,
     }
@@ -519,11 +544,7 @@ fn parse_write(call: &Call<'_>) -> Parsed<Option<Write>> {
         return say(format!("length cannot exceed {MAX_REQUEST}{unless}, given {text}"));
     }
     if special {
-        for (value, name) in [(offset, "offset"), (len, "count")] {
-            if value % 512 != 0 {
-                return say(format!("{value} is not a sector-aligned value for '{name}'"));
-            }
-        }
+        whole_sectors(offset, len)?;
     }
     let mut flags = WriteFlags::empty();
     flags.set(WriteFlags::FUA, call.has('f'));
@@ -533,8 +554,8 @@ fn parse_write(call: &Call<'_>) -> Parsed<Option<Write>> {
         Kind::Zeroes
     } else {
         let data = match call.argument('s') {
-            Some(file) => repeated(file, len)?,
-            None => scattered(&[len], if zeroes { 0 } else { byte.unwrap_or(FILL) }),
+            Some(file) => repeated(call, file, len)?,
+            None => scattered(call, &[len], if zeroes { 0 } else { byte.unwrap_or(FILL) }),
         };
         match (call.has('b'), call.has('c')) {
             (true, _) => Kind::VmState(data),
@@ -554,17 +575,19 @@ fn parse_write(call: &Call<'_>) -> Parsed<Option<Write>> {
 }
 
 /// A file's bytes, again and again.
-fn repeated(file: &str, len: u64) -> Parsed<IoVector> {
+fn repeated(call: &Call<'_>, file: &str, len: u64) -> Parsed<IoVector> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     let read = std::fs::File::open(file).and_then(|f| f.take(len).read_to_end(&mut bytes));
     if let Err(error) = read {
-        return say(format!("{file}: {}", BlockError::from(error)));
+        eprintln!("{file}: {}", BlockError::from(error));
+        return Err(Said);
     }
     if bytes.is_empty() {
-        return say(format!("{file}: file is empty"));
+        eprintln!("{file}: file is empty");
+        return Err(Said);
     }
-    let mut data = IoVector::zeroed(len as usize);
+    let mut data = memory(call, len);
     let mut at = 0;
     while at < data.len() {
         let piece = bytes.len().min(data.len() - at);
@@ -599,7 +622,7 @@ fn parse_writev(call: &Call<'_>, what: &'static str) -> Parsed<Option<Write>> {
     let len = lengths.iter().sum();
     let kind = match call.has('z') {
         true => Kind::Zeroes,
-        false => Kind::Data(scattered(&lengths, byte.unwrap_or(FILL))),
+        false => Kind::Data(scattered(call, &lengths, byte.unwrap_or(FILL))),
     };
     Ok(Some(Write { node: node.clone(), offset, len, kind, flags, report: Report::of(call, "wrote"), what }))
 }
@@ -613,7 +636,7 @@ async fn writev(call: Call<'_>) -> Outcome {
 }
 
 async fn aio_read(call: Call<'_>) -> Outcome {
-    match parse_readv(&call) {
+    match parse_readv(&call, "readv") {
         Ok(Some(_)) if call.has('i') => {
             println!("injecting invalid read request");
             Outcome::Done
