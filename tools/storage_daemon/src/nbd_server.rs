@@ -12,6 +12,9 @@ use crate::exports::refuse_others;
 /// Clients at a time, unless told otherwise.
 const MAX_CONNECTIONS: u32 = 100;
 
+/// Threads that serve clients.
+const MAX_THREADS: usize = 4;
+
 /// The server, listening.
 pub struct NbdServer {
     server: Arc<Server>,
@@ -31,6 +34,7 @@ impl NbdServer {
         };
         let mut config = ServerConfig {
             max_clients: options.take::<u32>("max-connections")?.unwrap_or(MAX_CONNECTIONS) as usize,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)),
             ..ServerConfig::default()
         };
         if let Some(limit) = options.take::<u32>("handshake-max-seconds")? {
