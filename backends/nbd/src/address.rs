@@ -280,8 +280,12 @@ impl Listener {
             return Ok(Self { socket: ListeningSocket::Unix(Async::new(unix)?), path: None });
         }
         let tcp = TcpListener::from(OwnedFd::from(unix));
-        tcp.local_addr()?;
-        Ok(Self { socket: ListeningSocket::Tcp(Async::new(tcp)?), path: None })
+        if tcp.local_addr().is_ok() {
+            return Ok(Self { socket: ListeningSocket::Tcp(Async::new(tcp)?), path: None });
+        }
+        let vsock = VsockListener::from(OwnedFd::from(tcp));
+        vsock.local_addr()?;
+        Ok(Self { socket: ListeningSocket::Vsock(Async::new(vsock)?), path: None })
     }
 
     /// The port a TCP socket got, where 0 was asked for.

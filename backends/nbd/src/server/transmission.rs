@@ -29,8 +29,8 @@ use crate::stream::Stream;
 const MAX_EXTENTS: usize = 1 << 16;
 /// Reads from this length on are looked through for holes, which need not be sent.
 const SPARSE_READ: u64 = 64 << 10;
-/// Bytes read at a time for `NBD_CMD_CACHE`.
-const CACHE_PIECE: u64 = 1 << 20;
+/// Bytes read at a time where a request may be answered in pieces, so that it holds no more memory than this.
+const PIECE: u64 = 1 << 20;
 /// Replies that a client does not take are given up so long after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -234,7 +234,7 @@ impl Connection {
     }
 
     async fn cache(&self, offset: u64, length: u64) -> rhea_block::Result<()> {
-        let mut data = IoVector::scratch(length.min(CACHE_PIECE) as usize);
+        let mut data = IoVector::scratch(length.min(PIECE) as usize);
         let mut at = 0;
         while at < length {
             if length - at < data.len() as u64 {
@@ -259,7 +259,8 @@ impl Connection {
             let (piece, zero) = match whole {
                 true => (length, false),
                 false => match self.session.export.zeroes(at, end - at).await {
-                    Ok(found) => found,
+                    Ok((bytes, true)) => (bytes, true),
+                    Ok((bytes, false)) => (bytes.min(PIECE), false),
                     Err(error) => {
                         return self.reply_failure(request, &error, "unable to check for holes").await;
                     }
