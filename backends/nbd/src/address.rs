@@ -70,22 +70,21 @@ impl Address {
     }
 
     /// Takes the members of a socket address out of options (`type`, `host`, `port`, `path`, `cid`, `str`). What is left
-    /// over is for the caller to refuse.
-    pub fn take(options: &mut Options) -> Result<Self> {
-        let kind: String =
-            options.take("type")?.ok_or_else(|| BlockError::invalid("Parameter 'type' is missing"))?;
+    /// over is for the caller to refuse. Messages name the members with `parent`, whose members they are.
+    pub fn take(parent: &str, options: &mut Options) -> Result<Self> {
         let required = |options: &mut Options, key: &str| -> Result<String> {
             options
                 .take::<String>(key)?
-                .ok_or_else(|| BlockError::invalid(format!("Parameter '{key}' is missing")))
+                .ok_or_else(|| BlockError::invalid(format!("Parameter '{parent}.{key}' is missing")))
         };
+        let kind = required(options, "type")?;
         let number = |key: &str, text: String| -> Result<u32> {
             match text.as_str() {
                 // VMADDR_CID_ANY, VMADDR_PORT_ANY
                 "any" | "-1" => Ok(u32::MAX),
                 text => text
                     .parse()
-                    .map_err(|_| BlockError::invalid(format!("Parameter '{key}' expects a number"))),
+                    .map_err(|_| BlockError::invalid(format!("Parameter '{parent}.{key}' expects a number"))),
             }
         };
         match kind.as_str() {

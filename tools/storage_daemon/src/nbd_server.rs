@@ -28,7 +28,7 @@ impl NbdServer {
             return Err(BlockError::invalid("Parameter 'addr' is missing"));
         }
         let address = {
-            let taken = Address::take(&mut address)?;
+            let taken = Address::take("addr", &mut address)?;
             refuse_others(&address)?;
             taken
         };

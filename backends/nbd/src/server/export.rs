@@ -129,7 +129,7 @@ impl Export {
             )));
         }
         if options.writable && node.is_read_only() {
-            return Err(BlockError::new(libc::EPERM, "Cannot export a read-only node for writing"));
+            return Err(BlockError::new(libc::EPERM, "Cannot export read-only node as writable"));
         }
         let available = node
             .length()
