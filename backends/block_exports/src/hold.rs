@@ -23,7 +23,7 @@ impl Hold {
         writethrough: bool,
     ) -> Result<Self> {
         if writable && node.is_read_only() {
-            return Err(BlockError::new(libc::EPERM, "Cannot export a read-only node as writable"));
+            return Err(BlockError::new(libc::EPERM, "Cannot export read-only node as writable"));
         }
         let edge = Edge::new(name, Role::File, node);
         let mut needed = Permissions::CONSISTENT_READ;

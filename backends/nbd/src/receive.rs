@@ -15,11 +15,15 @@ pub(crate) struct Receiver {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Messages taken out since bytes were last received.
+    taken: usize,
+    /// The last bytes received were all there were.
+    drained: bool,
 }
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; BUFFER].into_boxed_slice(), start: 0, end: 0 }
+        Self { buffer: vec![0; BUFFER].into_boxed_slice(), start: 0, end: 0, taken: 0, drained: false }
     }
 
     fn buffered(&self) -> &[u8] {
@@ -35,7 +39,16 @@ impl Receiver {
                 self.end -= self.start;
                 self.start = 0;
             }
-            match stream.recv(&mut self.buffer[self.end..]).await? {
+            // Only one message was there last time: most likely the next comes in answer to ours, and looking for it
+            // already is in vain.
+            if self.drained && self.taken == 1 && self.end == 0 {
+                stream.readable().await?;
+            }
+            let room = self.buffer.len() - self.end;
+            let received = stream.recv(&mut self.buffer[self.end..]).await?;
+            self.drained = received < room;
+            self.taken = 0;
+            match received {
                 0 if self.end == 0 => return Ok(None),
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => self.end += count,
@@ -46,6 +59,11 @@ impl Receiver {
 
     /// Takes out bytes that were shown.
     pub(crate) fn consume(&mut self, length: usize) {
+        self.taken += 1;
+        self.advance(length);
+    }
+
+    fn advance(&mut self, length: usize) {
         assert!(length <= self.end - self.start, "consumed more than was there");
         self.start += length;
         if self.start == self.end {
@@ -61,6 +79,7 @@ impl Receiver {
         let start = self.start;
         // The bytes stay where they are until the next call.
         self.start += length;
+        self.taken += 1;
         Ok(Some(&self.buffer[start..start + length]))
     }
 
@@ -84,9 +103,10 @@ impl Receiver {
         if !buffered.is_empty() {
             let count = buffered.len().min(part.len());
             data.write(part.start, &buffered[..count]);
-            self.consume(count);
+            self.advance(count);
             return Ok(count);
         }
+        self.drained = false;
         let count = match data.as_mut_slice() {
             Some(bytes) => stream.recv(&mut bytes[part]).await?,
             None => {

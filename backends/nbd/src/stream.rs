@@ -180,6 +180,14 @@ impl Stream {
         self.socket().peer()
     }
 
+    /// Waits until [`Stream::recv`] has something to do; where TLS may hold bytes already, not at all.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match &self.0 {
+            Inner::Plain(socket) => socket.readable().await,
+            Inner::Tls(_) => Ok(()),
+        }
+    }
+
     /// Receives some bytes; 0 at the end of the stream.
     pub(crate) async fn recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {

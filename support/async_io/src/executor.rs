@@ -531,8 +531,9 @@ pub(crate) fn is_dedicated() -> bool {
     LOCAL.try_with(|local| local.dedicated.get() > 0).unwrap_or(false)
 }
 
-/// Lets other tasks run, and the executor look around, if this one has done a lot without waiting.
-pub(crate) async fn take_turns(bytes: usize) {
+/// Lets other tasks run, and the executor look around, if this one has done a lot without waiting. `bytes` is what it has
+/// handled since the last call; the operations of this crate count theirs themselves.
+pub async fn take_turns(bytes: usize) {
     let exhausted = with_running(|local| {
         let left = local.budget.get();
         local.budget.set(left.saturating_sub(bytes.saturating_add(REQUEST_COST)));

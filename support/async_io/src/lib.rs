@@ -20,7 +20,7 @@ mod socket;
 mod timer;
 
 pub use buffer::{IoVector, IoView, MemoryOwner};
-pub use executor::{DedicatedThread, Executor, Task, block_on, spawn};
+pub use executor::{DedicatedThread, Executor, Task, block_on, spawn, take_turns};
 pub use file::{DirectAlignment, Extent, File, FileStatus, OpenOptions};
 pub use pool::{unblock, unblock_io};
 pub use socket::Async;

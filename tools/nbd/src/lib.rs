@@ -24,6 +24,9 @@ use rhea_nbd::{Address, Export, ExportOptions, Listener, Server, ServerConfig};
 use crate::command_line::{Config, Parsed};
 use crate::image::Image;
 
+/// Threads that serve clients: beyond a few, what they share is in the way.
+const MAX_THREADS: usize = 4;
+
 /// Runs the tool and returns its exit status.
 pub fn run(program: &str, arguments: &[String]) -> u8 {
     let config = match command_line::parse(program, arguments) {
@@ -153,6 +156,7 @@ fn server_config(program: &str, config: &Config, registry: &Registry) -> Result<
     let mut server = ServerConfig {
         handshake_limit: Duration::from_secs(config.handshake_limit.into()),
         max_clients: config.shared,
+        threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)),
         ..ServerConfig::default()
     };
     if let Some(id) = &config.tls_creds {

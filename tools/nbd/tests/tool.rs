@@ -1,6 +1,7 @@
 //! The tool as a process: serving, listing, ending.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -240,4 +241,160 @@ fn what_is_written_to_a_snapshot_is_gone_afterwards() {
     serving.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!((status, text.as_str()), (0, ""));
     assert_eq!(std::fs::read(&image).unwrap(), vec![7; 1 << 20]);
+}
+
+/// Resident bytes of a process.
+fn resident(serving: &Serving) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.0.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// A client by hand: fixed newstyle, the default export, simple replies.
+fn enter_transmission(socket: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.read_exact(&mut [0; 18]).unwrap();
+    stream.write_all(&3_u32.to_be_bytes()).unwrap();
+    // NBD_OPT_EXPORT_NAME of the empty name; the answer is the size, the flags, and no padding.
+    stream.write_all(&[b"IHAVEOPT".as_slice(), &1_u32.to_be_bytes(), &0_u32.to_be_bytes()].concat()).unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    stream
+}
+
+fn read_request(offset: u64, length: u32) -> Vec<u8> {
+    let (magic, flags_and_command, cookie) = (0x2560_9513_u32, 0_u32, 1_u64);
+    [
+        magic.to_be_bytes().as_slice(),
+        &flags_and_command.to_be_bytes(),
+        &cookie.to_be_bytes(),
+        &offset.to_be_bytes(),
+        &length.to_be_bytes(),
+    ]
+    .concat()
+}
+
+/// Reads the image through the tool as an honest client, and counts how long that takes.
+fn honest_read(socket: &str) -> Duration {
+    let begun = Instant::now();
+    let registry = rhea_block_drivers::registry();
+    let uri = format!("nbd+unix:///?socket={socket}");
+    rhea_async_io::block_on(async {
+        let node = registry.open(&uri, Some("raw"), rhea_block::OpenFlags::READ_ONLY).await.unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        node.read_bytes(0, &mut bytes).await.unwrap();
+        assert!(bytes.iter().all(|&b| b == 7));
+        node.close().await.unwrap();
+    });
+    begun.elapsed()
+}
+
+#[test]
+fn hundreds_of_rude_clients_cost_little_and_hold_up_nobody() {
+    let folder = Folder::new("rude");
+    let (image, socket) = (image(&folder), folder.text("s"));
+    let arguments = ["-t", "-e", "0", "-f", "raw", "-r", "--handshake-limit", "30", "-k", &socket, &image];
+    let mut serving = Serving::start(&arguments, &socket);
+    honest_read(&socket);
+    let before = resident(&serving);
+    // Some say nothing, some stop in the middle of an option, some ask for much and take no answer.
+    let mut clients = Vec::new();
+    for round in 0..300 {
+        clients.push(UnixStream::connect(&socket).unwrap());
+        let mut halfway = UnixStream::connect(&socket).unwrap();
+        halfway.write_all(&3_u32.to_be_bytes()).unwrap();
+        // An option of which 200 KiB should follow.
+        let option = [b"IHAVEOPT".as_slice(), &6_u32.to_be_bytes(), &(200_u32 << 10).to_be_bytes()].concat();
+        halfway.write_all(&option).unwrap();
+        clients.push(halfway);
+        if round < 20 {
+            let mut greedy = enter_transmission(&socket);
+            for _ in 0..100 {
+                greedy.write_all(&read_request(0, 1 << 20)).unwrap();
+            }
+            clients.push(greedy);
+        }
+    }
+    assert!(honest_read(&socket) < Duration::from_secs(10));
+    let grown = resident(&serving).saturating_sub(before);
+    // Of the 100 MiB that each of the greedy asks for, eight requests are under way.
+    assert!(grown < 192 << 20, "{grown} bytes more");
+    assert!(serving.0.try_wait().unwrap().is_none());
+    // They do not keep the server from ending either.
+    serving.terminate();
+    assert_eq!(serving.ended(), 0);
+    drop(clients);
+}
+
+/// Opens the server's disk with more options of the driver.
+async fn open_with(
+    socket: &str,
+    options: &[(&str, &str)],
+) -> rhea_block::Result<std::sync::Arc<rhea_block::BlockNode>> {
+    let mut all = rhea_options::Options::default();
+    for (key, value) in [("driver", "nbd"), ("server.type", "unix"), ("server.path", socket)] {
+        all.set(key, value);
+    }
+    options.iter().for_each(|(key, value)| all.set(key, value));
+    rhea_block_drivers::registry().open_node(all, rhea_block::OpenFlags::UNMAP, true).await
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again() {
+    const BLOCK: usize = 4096;
+    let folder = Folder::new("killed");
+    let (image, socket) = (image(&folder), folder.text("s"));
+    let start = || Serving::start(&["-t", "-e", "0", "-f", "raw", "-k", &socket, &image], &socket);
+    let mut serving = start();
+    rhea_async_io::block_on(async {
+        let node = open_with(&socket, &[("reconnect-delay", "20")]).await.unwrap();
+        for generation in 1..=4_u8 {
+            // Eight writers over the whole disk; the server dies under them.
+            let writers: Vec<_> = (0..8_usize)
+                .map(|writer| {
+                    let node = node.clone();
+                    rhea_async_io::spawn(async move {
+                        for block in (writer..(1 << 20) / BLOCK).step_by(8) {
+                            let data = [generation.wrapping_mul(31) ^ block as u8; BLOCK];
+                            node.write_bytes((block * BLOCK) as u64, &data).await.unwrap();
+                        }
+                    })
+                })
+                .collect();
+            rhea_async_io::Timer::after(Duration::from_millis(2 * u64::from(generation))).await;
+            serving.0.kill().unwrap();
+            serving.0.wait().unwrap();
+            std::fs::remove_file(&socket).unwrap();
+            serving = start();
+            for writer in writers {
+                writer.await;
+            }
+            let mut bytes = vec![0; 1 << 20];
+            node.read_bytes(0, &mut bytes).await.unwrap();
+            for (block, data) in bytes.chunks(BLOCK).enumerate() {
+                let expected = generation.wrapping_mul(31) ^ block as u8;
+                assert!(data.iter().all(|&b| b == expected), "block {block} of generation {generation}");
+            }
+        }
+        node.close().await.unwrap();
+    });
+}
+
+#[test]
+fn opening_waits_for_a_server_that_starts_later() {
+    let folder = Folder::new("later");
+    let (image, socket) = (image(&folder), folder.text("s"));
+    let error = rhea_async_io::block_on(open_with(&socket, &[])).unwrap_err();
+    assert_eq!(error.errno(), libc::ENOENT);
+    let (late_socket, late_image) = (socket.clone(), image.clone());
+    let starting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        Serving::start(&["-f", "raw", "-k", &late_socket, &late_image], &late_socket)
+    });
+    rhea_async_io::block_on(async {
+        let node = open_with(&socket, &[("open-timeout", "20")]).await.unwrap();
+        assert_eq!(node.length(), 1 << 20);
+        node.close().await.unwrap();
+    });
+    assert_eq!(starting.join().unwrap().ended(), 0);
 }

@@ -9,9 +9,17 @@ use rhea_options::Options;
 
 use crate::exports::{refuse_others, required};
 
+/// Kinds that can be opened.
+const KINDS: &[&str] = &["file", "stdio", "null"];
 /// Kinds that QEMU has and Rhea does not yet.
 const ABSENT: &[&str] =
     &["console", "hub", "memory", "mux", "parallel", "pipe", "pty", "ringbuf", "serial", "socket", "udp"];
+
+/// The list that `--chardev help` prints.
+pub fn help() -> String {
+    let lines: String = KINDS.iter().map(|kind| format!("  {kind}\n")).collect();
+    format!("Available chardev backend types: \n{lines}")
+}
 
 /// The character devices by their ids.
 #[derive(Default)]
@@ -25,13 +33,12 @@ impl Chardevs {
         let kind = options
             .take::<String>("backend")?
             .ok_or_else(|| BlockError::invalid("chardev: no backend specified"))?;
-        let known = ["null", "file", "stdio"].contains(&kind.as_str());
         if ABSENT.contains(&kind.as_str()) {
             return Err(BlockError::unsupported(format!(
                 "character devices of type '{kind}' are not supported"
             )));
         }
-        if !known {
+        if !KINDS.contains(&kind.as_str()) {
             return Err(BlockError::invalid(format!("'{kind}' is not a valid char driver name")));
         }
         let id =

@@ -174,7 +174,7 @@ async fn vhost_user_export(common: Common, mut options: Options) -> Result<Vhost
     if address.is_empty() {
         return Err(BlockError::invalid("Parameter 'addr' is missing"));
     }
-    let socket = match rhea_nbd::Address::take(&mut address)? {
+    let socket = match rhea_nbd::Address::take("addr", &mut address)? {
         rhea_nbd::Address::Unix { path } => VhostUserSocket::Path(path.into()),
         rhea_nbd::Address::Fd { number } => {
             VhostUserSocket::Listening(rhea_host::descriptors::take_inherited(number)?)

@@ -205,7 +205,14 @@ impl Daemon {
     }
 
     async fn set(&mut self, letter: char, text: &str) -> Result<Option<String>> {
+        // A double comma is one within a value.
+        let plain = text.replace(",,", "");
+        let wants_help = !text.starts_with('{') && plain.split(',').any(|word| ["help", "?"].contains(&word));
         match letter {
+            'c' if wants_help => return Ok(Some(chardevs::help())),
+            'b' | 'e' | 'm' | 'n' if wants_help => {
+                return Err(BlockError::invalid("Help is not available for this option"));
+            }
             'b' => self.blockdev(Options::parse(text, Some("driver"))?).await?,
             'c' => self.chardevs.add(Options::parse(text, Some("backend"))?)?,
             'e' => {

@@ -12,6 +12,9 @@ use crate::exports::refuse_others;
 /// Clients at a time, unless told otherwise.
 const MAX_CONNECTIONS: u32 = 100;
 
+/// Threads that serve clients.
+const MAX_THREADS: usize = 4;
+
 /// The server, listening.
 pub struct NbdServer {
     server: Arc<Server>,
@@ -25,12 +28,13 @@ impl NbdServer {
             return Err(BlockError::invalid("Parameter 'addr' is missing"));
         }
         let address = {
-            let taken = Address::take(&mut address)?;
+            let taken = Address::take("addr", &mut address)?;
             refuse_others(&address)?;
             taken
         };
         let mut config = ServerConfig {
             max_clients: options.take::<u32>("max-connections")?.unwrap_or(MAX_CONNECTIONS) as usize,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)),
             ..ServerConfig::default()
         };
         if let Some(limit) = options.take::<u32>("handshake-max-seconds")? {

@@ -230,6 +230,9 @@ fn mistakes_read_as_with_debians_tool() {
     let vhost = format!("type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={}", folder.text("v"));
     let (queues, block) = (format!("{vhost},num-queues=0"), format!("{vhost},logical-block-size=100"));
     let blockdev = ["--blockdev", file.as_str()];
+    let file_read_only = format!("{file},read-only=on");
+    let vhost_writable = format!("{vhost},writable=on");
+    let read_only = ["--blockdev", &file_read_only, "--nbd-server", server.as_str()];
     let nbd = ["--blockdev", file.as_str(), "--nbd-server", server.as_str()];
     let cases: Vec<Vec<&str>> = vec![
         vec!["--foo"],
@@ -262,6 +265,18 @@ fn mistakes_read_as_with_debians_tool() {
         vec!["--monitor", "foo"],
         vec!["--object", "foo,id=x"],
         vec!["--pidfile", "/nonexistent/x"],
+        vec!["--blockdev", "help"],
+        vec!["--nbd-server", "help"],
+        vec!["--nbd-server", "addr.type=unix"],
+        vec!["--nbd-server", "addr.path=/x"],
+        vec!["--export", "help"],
+        vec!["--export", "nbd,help"],
+        vec!["--monitor", "help"],
+        vec!["--blockdev", "driver=nbd,node-name=n,server.type=unix"],
+        vec!["--blockdev", "driver=nbd,node-name=n,server.path=/x"],
+        [&blockdev[..], &["--export", "type=vhost-user-blk,id=e,node-name=f,addr.type=unix"]].concat(),
+        [&read_only[..], &["--export", "type=nbd,id=e,node-name=f,writable=on"]].concat(),
+        [&read_only[..], &["--export", &vhost_writable]].concat(),
     ];
     let oracle = installed("qemu-storage-daemon");
     for arguments in cases {

@@ -69,7 +69,7 @@ pub(crate) struct OptionReply {
 pub(crate) struct Handshake {
     stream: Option<Stream>,
     no_zeroes: bool,
-    fixed: bool,
+    pub(crate) fixed: bool,
     pub(crate) style: HeaderStyle,
 }
 

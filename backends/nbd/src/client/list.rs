@@ -1,6 +1,6 @@
 //! What a server has to offer (`qemu-nbd --list`).
 
-use rhea_block::Result;
+use rhea_block::{BlockError, Result};
 
 use crate::address::Address;
 use crate::client::handshake::{ClientTls, ExportInfo, Handshake, refusal};
@@ -63,6 +63,9 @@ pub async fn list(address: &Address, tls: Option<&ClientTls>) -> Result<Vec<List
     if let Some(tls) = tls {
         handshake.start_tls(tls).await?;
     }
+    if !handshake.fixed {
+        return Err(BlockError::invalid("Server does not support export lists"));
+    }
     handshake.negotiate_style().await?;
     let mut exports = Vec::new();
     handshake.send_option(option::LIST, &[]).await?;
@@ -71,9 +74,7 @@ pub async fn list(address: &Address, tls: Option<&ClientTls>) -> Result<Vec<List
             let mut fields = Fields::new(&reply.data);
             let name = fields.string().filter(|_| reply.kind == reply::SERVER);
             let (Some(name), Some(description)) = (name, valid_string(fields.rest())) else {
-                return Err(rhea_block::BlockError::invalid(
-                    "NBD server: malformed entry of the list of exports",
-                ));
+                return Err(BlockError::invalid("NBD server: malformed entry of the list of exports"));
             };
             exports.push(ListedExport { name: name.into(), description: description.into(), details: None });
             Ok(())

@@ -139,7 +139,7 @@ impl Driver for NbdDriver {
 fn take_address(options: &mut Options) -> Result<Address> {
     let mut members = options.take_object("server");
     if !members.is_empty() {
-        let address = Address::take(&mut members)?;
+        let address = Address::take("server", &mut members)?;
         return match members.entries().first() {
             Some(entry) => {
                 Err(BlockError::invalid(format!("Parameter 'server.{}' is unexpected", entry.key)))

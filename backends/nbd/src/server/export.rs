@@ -5,7 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rhea_async_io::IoVector;
 use rhea_block::{
-    BlockError, BlockNode, DirtyBitmap, Edge, Permissions, Result, Role, StatusFlags, WriteFlags,
+    BitmapInfo, BlockError, BlockNode, DirtyBitmap, Edge, Permissions, PersistentBitmaps, Result, Role,
+    StatusFlags, WriteFlags,
 };
 
 use crate::protocol::{MAX_PAYLOAD, MAX_STRING, TransmissionFlags, allocation};
@@ -41,7 +42,32 @@ pub struct ExportOptions {
 pub(crate) enum Context {
     Allocation,
     Depth,
-    Bitmap { name: String, bitmap: Arc<Mutex<DirtyBitmap>> },
+    Bitmap { name: String, bitmap: Arc<ShownBitmap> },
+}
+
+/// A bitmap of a layer of the disk, which goes on being recorded for as long as it is shown.
+pub(crate) struct ShownBitmap {
+    layer: Arc<BlockNode>,
+    bits: Arc<Mutex<DirtyBitmap>>,
+}
+
+impl ShownBitmap {
+    /// The image's own record cannot be looked into while it is written: writes are recorded beside it from now on, and
+    /// what was recorded until now is added.
+    async fn new(layer: Arc<BlockNode>, bitmaps: &dyn PersistentBitmaps, info: &BitmapInfo) -> Result<Self> {
+        let mut bits = DirtyBitmap::new(&info.name, info.granularity, layer.length())?;
+        bits.enabled = info.enabled;
+        let this = Self { bits: layer.add_bitmap(bits), layer };
+        let recorded = bitmaps.load(&info.name).await?;
+        this.bits.lock().merge(&recorded);
+        Ok(this)
+    }
+}
+
+impl Drop for ShownBitmap {
+    fn drop(&mut self) {
+        self.layer.remove_bitmap(&self.bits);
+    }
 }
 
 impl Context {
@@ -103,7 +129,7 @@ impl Export {
             )));
         }
         if options.writable && node.is_read_only() {
-            return Err(BlockError::new(libc::EPERM, "Cannot export a read-only node for writing"));
+            return Err(BlockError::new(libc::EPERM, "Cannot export read-only node as writable"));
         }
         let available = node
             .length()
@@ -242,7 +268,7 @@ impl Export {
                 break;
             }
             let next = match context {
-                Context::Bitmap { bitmap, .. } => self.dirty_extent(&bitmap.lock(), at, end - at),
+                Context::Bitmap { bitmap, .. } => self.dirty_extent(&bitmap.bits.lock(), at, end - at),
                 _ => self.status_extent(context, at, end - at).await?,
             };
             let full = extents.len() == max;
@@ -280,7 +306,7 @@ impl Export {
 }
 
 /// A bitmap of the disk, or of a layer below it.
-async fn find_bitmap(node: &Arc<BlockNode>, name: &str, writable: bool) -> Result<Arc<Mutex<DirtyBitmap>>> {
+async fn find_bitmap(node: &Arc<BlockNode>, name: &str, writable: bool) -> Result<Arc<ShownBitmap>> {
     let mut layer = Some(node.skip_filters());
     while let Some(node) = layer {
         if let Some(bitmaps) = node.driver().bitmaps() {
@@ -296,7 +322,7 @@ async fn find_bitmap(node: &Arc<BlockNode>, name: &str, writable: bool) -> Resul
                         "Enabled bitmap '{name}' incompatible with readonly export"
                     )));
                 }
-                return Ok(Arc::new(Mutex::new(bitmaps.load(name).await?)));
+                return Ok(Arc::new(ShownBitmap::new(node.clone(), bitmaps, found).await?));
             }
         }
         layer = node.backing().map(|backing| backing.skip_filters());

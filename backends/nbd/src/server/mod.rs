@@ -8,6 +8,7 @@ mod budget;
 mod export;
 mod negotiation;
 mod transmission;
+mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -17,13 +18,14 @@ use std::time::Duration;
 use event_listener::Event;
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
-use rhea_async_io::{Timer, spawn};
+use rhea_async_io::Timer;
 use rhea_block::{BlockError, Result};
 use rhea_block_objects::Authorization;
 
 pub use export::{Export, ExportOptions};
 
 use crate::address::Listener;
+use crate::server::workers::Workers;
 use crate::stream::Stream;
 
 /// What holds for all clients of a server.
@@ -37,6 +39,9 @@ pub struct ServerConfig {
     pub handshake_limit: Duration,
     /// Clients at a time; others wait until one leaves. 0: any number.
     pub max_clients: usize,
+    /// Threads that serve clients, the listener's among them. Those beside it are started when there are clients for
+    /// them.
+    pub threads: usize,
     /// Told of each client that comes, goes or is cut off.
     pub log: Option<Arc<dyn Fn(&str) + Send + Sync>>,
 }
@@ -48,6 +53,7 @@ impl Default for ServerConfig {
             authorization: None,
             handshake_limit: Duration::from_secs(10),
             max_clients: 0,
+            threads: 1,
             log: None,
         }
     }
@@ -58,6 +64,7 @@ pub struct Server {
     config: ServerConfig,
     exports: Mutex<Vec<Arc<Export>>>,
     clients: AtomicUsize,
+    workers: Workers,
     /// Clients have been there that got an export.
     used: AtomicBool,
     stopping: AtomicBool,
@@ -90,6 +97,7 @@ impl Server {
     /// A server without exports or listeners.
     pub fn new(config: ServerConfig) -> Arc<Self> {
         Arc::new(Self {
+            workers: Workers::new(config.threads),
             config,
             exports: Mutex::default(),
             clients: AtomicUsize::new(0),
@@ -139,7 +147,8 @@ impl Server {
         }
     }
 
-    /// Takes clients until the server is stopped, each on a task of its own on this thread's executor.
+    /// Takes clients until the server is stopped, and serves each with a task of its own, on this thread's executor or on
+    /// another thread's.
     pub async fn listen(self: &Arc<Self>, listener: Listener) -> io::Result<()> {
         let stopped = self.wait_for(|s| s.stopping.load(SeqCst));
         match select(std::pin::pin!(self.accept_all(&listener)), std::pin::pin!(stopped)).await {
@@ -156,7 +165,7 @@ impl Server {
                 Ok(stream) => {
                     let presence = self.admit().await;
                     let server = self.clone();
-                    spawn(async move { server.serve_present(stream, presence).await }).detach();
+                    self.workers.serve(async move { server.serve_present(stream, presence).await });
                 }
                 Err(error) => {
                     self.log(|| format!("accept: {error}"));

@@ -1,4 +1,8 @@
-//! The transmission phase: requests come in, each runs as a task of its own, replies go out as they are ready.
+//! The transmission phase: requests come in, each is served independently of the others, replies go out as they are
+//! ready.
+//!
+//! A request that can be served without waiting is served at once, in the course of receiving; the others go on as tasks
+//! of their own.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -7,7 +11,8 @@ use std::time::Duration;
 
 use async_lock::Mutex as AsyncMutex;
 use futures_util::future::{Either, select};
-use rhea_async_io::{IoVector, Timer, spawn};
+use futures_util::poll;
+use rhea_async_io::{IoVector, Timer, spawn, take_turns};
 use rhea_block::{BlockError, WriteFlags};
 
 use crate::protocol::{
@@ -15,7 +20,7 @@ use crate::protocol::{
     SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, TransmissionFlags, chunk, command, errno,
 };
 use crate::receive::Receiver;
-use crate::server::budget::{Budget, Share};
+use crate::server::budget::{Budget, Outbox, Share};
 use crate::server::negotiation::Session;
 use crate::server::violation;
 use crate::stream::Stream;
@@ -24,8 +29,8 @@ use crate::stream::Stream;
 const MAX_EXTENTS: usize = 1 << 16;
 /// Reads from this length on are looked through for holes, which need not be sent.
 const SPARSE_READ: u64 = 64 << 10;
-/// Bytes read at a time for `NBD_CMD_CACHE`.
-const CACHE_PIECE: u64 = 1 << 20;
+/// Bytes read at a time where a request may be answered in pieces, so that it holds no more memory than this.
+const PIECE: u64 = 1 << 20;
 /// Replies that a client does not take are given up so long after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -40,6 +45,7 @@ pub(super) async fn run(
         session,
         sending: AsyncMutex::new(()),
         budget: Arc::default(),
+        outbox: Outbox::default(),
     });
     // A request of which a part has arrived is forgotten with the future.
     let result = match select(Box::pin(connection.receive()), std::pin::pin!(stop)).await {
@@ -61,6 +67,7 @@ struct Connection {
     /// Held while a message is sent.
     sending: AsyncMutex<()>,
     budget: Arc<Budget>,
+    outbox: Outbox,
 }
 
 /// What is wrong with a request: an error number of the wire, and why.
@@ -80,11 +87,15 @@ impl Connection {
             }
             let payload = self.payload_length(&request)?;
             let share = self.budget.take(self.cost(&request, payload)).await;
-            let mut data = IoVector::zeroed(payload as usize);
+            let mut data = IoVector::scratch(payload as usize);
             if payload > 0 {
                 receiver.payload(&self.stream, &mut data).await?;
             }
-            spawn(self.clone().serve(request, data, share)).detach();
+            let mut serving = Box::pin(self.clone().serve(request, data, share));
+            if poll!(serving.as_mut()).is_pending() {
+                spawn(serving).detach();
+            }
+            take_turns(0).await;
         }
     }
 
@@ -223,7 +234,7 @@ impl Connection {
     }
 
     async fn cache(&self, offset: u64, length: u64) -> rhea_block::Result<()> {
-        let mut data = IoVector::zeroed(length.min(CACHE_PIECE) as usize);
+        let mut data = IoVector::scratch(length.min(PIECE) as usize);
         let mut at = 0;
         while at < length {
             if length - at < data.len() as u64 {
@@ -248,7 +259,8 @@ impl Connection {
             let (piece, zero) = match whole {
                 true => (length, false),
                 false => match self.session.export.zeroes(at, end - at).await {
-                    Ok(found) => found,
+                    Ok((bytes, true)) => (bytes, true),
+                    Ok((bytes, false)) => (bytes.min(PIECE), false),
                     Err(error) => {
                         return self.reply_failure(request, &error, "unable to check for holes").await;
                     }
@@ -260,10 +272,12 @@ impl Connection {
                 payload.extend((piece as u32).to_be_bytes());
                 self.send_chunk(request, last, chunk::OFFSET_HOLE, &payload).await?;
             } else {
-                let mut data = IoVector::zeroed(piece as usize);
+                self.outbox.room().await;
+                let mut data = IoVector::scratch(piece as usize);
                 if let Err(error) = self.session.export.read(at, &mut data).await {
                     return self.reply_failure(request, &error, "reading from file failed").await;
                 }
+                let _unsent = self.outbox.put(piece);
                 self.send_data(request, at, &data, last).await?;
             }
             at += piece;
