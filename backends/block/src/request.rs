@@ -233,19 +233,21 @@ impl BlockNode {
         let length = self.exact_length();
         let mut blocks = vec![];
         if start < offset {
-            blocks.push(start);
+            blocks.push((start, ["pwritev_rmw_head", "pwritev_rmw_after_head"]));
         }
         if end < stop && (blocks.is_empty() || stop - align != start) {
-            blocks.push(stop - align);
+            blocks.push((stop - align, ["pwritev_rmw_tail", "pwritev_rmw_after_tail"]));
         }
-        for block in blocks {
+        for (block, [before, after]) in blocks {
             let available = length.saturating_sub(block).min(align);
             if available == 0 {
                 continue;
             }
             let mut old = IoVector::zeroed(align as usize);
             // Only a file's last block may be cut short; its driver reads zeroes beyond the end.
+            self.debug_event(before).await;
             self.driver().read(block, &mut old).await?;
+            self.debug_event(after).await;
             bounce.write_view((block - start) as usize, &old.view());
         }
         let from = (offset - start) as usize;
@@ -264,6 +266,33 @@ impl BlockNode {
         flags: WriteFlags,
     ) -> Result<()> {
         let flags = flags & limits.native_write;
+        if self.driver().wants_debug_events() {
+            return Box::pin(self.write_told(limits, offset, data, flags)).await;
+        }
+        self.write_in_memory_that_fits(limits, offset, data, flags).await
+    }
+
+    /// A write on a node that wants to be told of its stages.
+    async fn write_told(
+        &self,
+        limits: &Limits,
+        offset: u64,
+        data: IoView<'_>,
+        flags: WriteFlags,
+    ) -> Result<()> {
+        self.debug_event("pwritev").await;
+        let result = self.write_in_memory_that_fits(limits, offset, data, flags).await;
+        self.debug_event("pwritev_done").await;
+        result
+    }
+
+    async fn write_in_memory_that_fits(
+        &self,
+        limits: &Limits,
+        offset: u64,
+        data: IoView<'_>,
+        flags: WriteFlags,
+    ) -> Result<()> {
         if limits.memory_alignment > 1 && !data.is_aligned(limits.memory_alignment as usize) {
             let mut bounce = IoVector::zeroed(data.len());
             bounce.write_view(0, &data);
@@ -378,6 +407,7 @@ impl BlockNode {
             } else {
                 to - from
             };
+            self.debug_event("pwritev_zero").await;
             match self.driver().write_zeroes(from, piece, flags & limits.native_write_zeroes).await {
                 Err(error) if error.is_unsupported() => {
                     if flags.contains(WriteFlags::NO_FALLBACK) {

@@ -25,6 +25,7 @@ use crate::finish::finish;
 use crate::header::{Autoclear, Compatible, CompressionType, CryptMethod, Header, Incompatible};
 use crate::image::Image;
 use crate::snapshot;
+use crate::write_back::Barrier;
 
 /// What is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -171,7 +172,7 @@ pub(crate) async fn amend(
         if downgrade {
             this.write_back().await?;
             this.update_header(to_version_2).await?;
-            this.file().flush().await?;
+            this.flush_file(Barrier::AfterHeader).await?;
         }
         Ok::<_, BlockError>(())
     })
@@ -224,7 +225,7 @@ async fn upgrade(image: &Image) -> Result<()> {
     }
     image.write_back().await?;
     image.update_header(|header| header.version = 3).await?;
-    image.file().flush().await
+    image.flush_file(Barrier::AfterHeader).await
 }
 
 async fn change_header(image: &Image, wanted: Wanted, downgrade: bool) -> Result<()> {
@@ -246,7 +247,7 @@ async fn change_header(image: &Image, wanted: Wanted, downgrade: bool) -> Result
             }
         })
         .await?;
-    image.file().flush().await
+    image.flush_file(Barrier::AfterHeader).await
 }
 
 /// What version 2 has no field for is gone, or was refused before.

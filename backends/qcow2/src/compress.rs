@@ -168,6 +168,7 @@ impl Image {
     async fn load_compressed(&self, entry: u64) -> Result<Vec<u8>> {
         let (at, len) = self.geometry.compressed_range(entry);
         let mut packed = IoVector::zeroed(len as usize);
+        self.event("read_compressed").await;
         self.file().read(at, &mut packed).await?;
         let (size, method) = (self.geometry.cluster_size as usize, self.compression());
         unblock(move || {
@@ -230,6 +231,7 @@ impl Image {
             self.release(host, len, Release::Silent);
             return Err(BlockError::new(libc::EFBIG, "The image file is too large for compressed clusters"));
         };
+        self.event("write_compressed").await;
         let guard = self.releases.host_write(host..host + len);
         let written = self.file().write(host, &IoVector::from_slice(&packed), WriteFlags::empty()).await;
         guard.ended();
@@ -237,6 +239,7 @@ impl Image {
             self.release(host, len, Release::Silent);
             return Err(error);
         }
+        self.event("l2_update_compressed").await;
         self.barrier.store(true, SeqCst);
         let entry = L2Entry { descriptor, bitmap: 0 };
         let old = loop {
@@ -258,6 +261,7 @@ impl Image {
     /// Room for compressed data, behind the last where that is possible. Each cluster it touches gets a reference.
     async fn allocate_bytes(&self, len: u64) -> Result<u64> {
         let g = &self.geometry;
+        self.event("cluster_alloc_bytes").await;
         let mut next = self.compressed.next.lock().await;
         let at = *next;
         let left = if at == 0 { 0 } else { g.cluster_size - g.in_cluster(at) };

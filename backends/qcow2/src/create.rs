@@ -321,7 +321,7 @@ async fn fill(
     let node = Qcow2Node { image };
     rhea_block::Node::close(&node).await?;
     node.image.unsafe_flush.store(false, std::sync::atomic::Ordering::SeqCst);
-    node.image.flush_files().await?;
+    node.image.flush_files(crate::write_back::Barrier::AfterEntries).await?;
     drop(node);
     let all = Permissions::all();
     file_edge.set_permissions(Permissions::empty(), all).await?;

@@ -13,6 +13,7 @@ use crate::geometry::{COPIED, L2Entry, OFFSET_MASK, ZERO};
 use crate::image::{Exclusive, Image, Release};
 use crate::snapshot;
 use crate::structures::{read_vector, unsound, words};
+use crate::write_back::Barrier;
 
 /// The L2 tables of all L1 tables, and how many L1 entries name each. Tables of the active L1 table are marked.
 async fn tables(image: &Image) -> Result<BTreeMap<u64, (u64, bool)>> {
@@ -140,9 +141,9 @@ async fn expand_table(image: &Image, table: u64, times: u64, active: bool) -> Re
     }
     // Zeroes and refcounts before the entries that rely on them.
     image.write_back().await?;
-    file.flush().await?;
+    image.flush_file(Barrier::BeforeEntries).await?;
     file.write_bytes(table, &bytes).await.context("Could not write an L2 table")?;
-    file.flush().await?;
+    image.flush_file(Barrier::AfterEntries).await?;
     for old in given_up {
         for _ in 0..times {
             image.release(old, geometry.cluster_size, Release::Other);

@@ -18,12 +18,14 @@ use crate::cache::Slices;
 use crate::encryption::{Encryption, HeaderClusters};
 use crate::geometry::Geometry;
 use crate::header::{Autoclear, Compatible, CryptMethod, Header, Incompatible};
-use crate::image::{Image, L1Table, StoredHeader, read_header, read_refcount_table, read_words};
+use crate::image::{Image, L1Table, read_refcount_table, read_words};
 use crate::node::Qcow2Node;
 use crate::options::{CacheSizes, Settings, take_cache_sizes, take_settings};
 use crate::overlap::{OverlapChecks, Protected, Sections};
 use crate::refcount::Refcounts;
 use crate::snapshot::table::Snapshot;
+use crate::stored_header::{StoredHeader, read_header};
+use crate::write_back::Barrier;
 
 /// The format `qcow2`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -171,6 +173,8 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Image>> {
         barrier: AtomicBool::new(false),
         writable: AtomicBool::new(parts.writable),
         corrupt: AtomicBool::new(incompatible.contains(Incompatible::CORRUPT) && parts.writable),
+        unusable: AtomicBool::new(false),
+        orphans: Default::default(),
         dirty_at_open: AtomicBool::new(incompatible.contains(Incompatible::DIRTY)),
         unsafe_flush: AtomicBool::new(parts.unsafe_flush),
         preallocation: Default::default(),
@@ -339,7 +343,7 @@ impl Image {
                 }
             })
             .await?;
-            self.flush_file().await?;
+            self.flush_file(Barrier::AfterHeader).await?;
         }
         if header.incompatible.contains(Incompatible::DIRTY) && self.dirty_at_open.load(SeqCst) {
             let repaired = crate::check::check(self, Repair { leaks: true, errors: true })

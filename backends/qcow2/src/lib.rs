@@ -28,10 +28,12 @@ mod refcount_bits;
 mod release;
 mod snapshot;
 mod status;
+mod stored_header;
 mod structures;
 mod transaction;
 mod truncate;
 mod write;
+mod write_back;
 mod zero;
 
 pub use driver::Qcow2Driver;

@@ -3,7 +3,6 @@
 use rhea_block::{Result, WriteFlags};
 
 use crate::cache::BeginLoad;
-use crate::finish::finish;
 use crate::geometry::{COPIED, Kind, L2Entry, OFFSET_MASK};
 use crate::image::{Image, Release};
 
@@ -265,6 +264,7 @@ impl Image {
                         self.make_room().await?;
                     }
                     let mut bytes = vec![0; self.l2.slice_size()];
+                    self.event("l2_load").await;
                     self.file().read_bytes(slice, &mut bytes).await?;
                     if self.l2.insert(slice, bytes, false).is_ok() {
                         return Ok(());
@@ -284,7 +284,7 @@ impl Image {
                 _ => {
                     let this = self.arc();
                     let index = self.geometry.l1_index(offset) as usize;
-                    finish(async move { this.make_l2(index).await }).await?;
+                    self.finish(async move { this.make_l2(index).await }).await?;
                 }
             }
         }
@@ -305,14 +305,22 @@ impl Image {
         // Before anything is allocated: loading the old table may need room that only a flush can make.
         let content = match old {
             0 => None,
-            old => Some(self.read_l2_table(old).await?),
+            old => {
+                self.event("l2_alloc_cow_read").await;
+                Some(self.read_l2_table(old).await?)
+            }
         };
         let new = self.allocate_some(1).await?.offset;
         self.l2.forget(new, g.cluster_size);
         let file = self.file();
-        match &content {
-            None => file.write_zeroes(new, g.cluster_size, WriteFlags::empty()).await?,
-            Some(bytes) => file.write_bytes(new, bytes).await?,
+        self.event("l2_alloc_write").await;
+        let written = match &content {
+            None => file.write_zeroes(new, g.cluster_size, WriteFlags::empty()).await,
+            Some(bytes) => file.write_bytes(new, bytes).await,
+        };
+        if let Err(error) = written {
+            self.release(new, g.cluster_size, Release::Silent);
+            return Err(error);
         }
         // What cannot be inserted now is read when it is needed.
         if content.is_none() {

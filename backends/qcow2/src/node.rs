@@ -19,6 +19,7 @@ use crate::header::{Autoclear, CryptMethod, Header, Incompatible, MAX_BACKING_NA
 use crate::image::Image;
 use crate::options::take_settings;
 use crate::read::Behind;
+use crate::write_back::Barrier;
 
 /// Whether the file's holes say more than the tables; see [`Image::is_preallocated`].
 #[derive(Debug, Default)]
@@ -66,44 +67,45 @@ impl Node for Qcow2Node {
     }
 
     async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
         self.image.read(offset, data, Behind::Backing).await
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, _: WriteFlags) -> Result<()> {
         self.begin_write().await?;
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
         self.image.bitmaps.mark(offset, data.len() as u64);
         self.image.write(offset, data, Behind::Backing).await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: WriteFlags) -> Result<()> {
         self.begin_write().await?;
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
         self.image.bitmaps.mark(offset, len);
         self.image.write_zeroes(offset, len, flags).await
     }
 
     async fn write_compressed(&self, offset: u64, data: IoView<'_>) -> Result<()> {
         self.begin_write().await?;
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
         self.image.bitmaps.mark(offset, data.len() as u64);
         self.image.write_compressed(offset, data).await
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.begin_write().await?;
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
         self.image.bitmaps.mark(offset, len);
         self.image.discard(offset, len).await
     }
 
     async fn flush(&self) -> Result<()> {
+        self.image.check_usable()?;
         self.image.flush().await
     }
 
     async fn block_status(&self, offset: u64, len: u64, want_zero: bool) -> Result<BlockStatus> {
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
         self.image.block_status(offset, len, want_zero).await
     }
 
@@ -121,7 +123,7 @@ impl Node for Qcow2Node {
         flags: WriteFlags,
     ) -> Result<()> {
         let image = &self.image;
-        let _share = image.share().await;
+        let _share = image.share().await?;
         let _running = image.releases.begin_request();
         if image.encryption.is_some() || image.is_encrypted() {
             return Err(BlockError::os(libc::ENOTSUP));
@@ -159,7 +161,7 @@ impl Node for Qcow2Node {
     ) -> Result<()> {
         self.begin_write().await?;
         let image = &self.image;
-        let _share = image.share().await;
+        let _share = image.share().await?;
         if image.encryption.is_some() {
             return Err(BlockError::os(libc::ENOTSUP));
         }
@@ -213,7 +215,7 @@ impl Node for Qcow2Node {
                 header.backing_format = format;
             })
             .await?;
-        image.flush_files().await
+        image.flush_files(Barrier::AfterHeader).await
     }
 
     async fn check(&self, repair: Repair) -> Result<CheckResult> {
@@ -243,7 +245,8 @@ impl Node for Qcow2Node {
 
     async fn load_vm_state(&self, offset: u64, data: &mut IoVector) -> Result<()> {
         let at = self.vm_state_at(offset, data.len())?;
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
+        self.image.event("vmstate_load").await;
         self.image.read(at, data, Behind::Nothing).await
     }
 
@@ -254,13 +257,15 @@ impl Node for Qcow2Node {
             return Ok(());
         }
         self.image.reach(at + data.len() as u64).await?;
-        let _share = self.image.share().await;
+        let _share = self.image.share().await?;
+        self.image.event("vmstate_save").await;
         self.image.write(at, data, Behind::Nothing).await
     }
 
     async fn reopen(&self, flags: OpenFlags, mut options: Options) -> Result<()> {
         let image = &self.image;
-        let _held = image.exclusive().await;
+        let held = image.exclusive().await;
+        image.check_usable()?;
         let lazy = image.header().compatible.contains(crate::header::Compatible::LAZY_REFCOUNTS);
         let settings = take_settings(&mut options, &image.geometry, flags, lazy)?;
         rhea_block::refuse_changes(&options)?;
@@ -274,14 +279,20 @@ impl Node for Qcow2Node {
         }
         let was_writable = image.writable.load(SeqCst);
         if was_writable && (!writable || (image.is_lazy() && !settings.lazy_refcounts)) {
-            crate::bitmap::tracking::end(image, &_held).await?;
+            crate::bitmap::tracking::end(image, &held).await?;
             image.settle_all().await?;
         }
         image.overlap.set_sections(settings.overlap);
-        *image.settings.lock() = settings;
+        let before = std::mem::replace(&mut *image.settings.lock(), settings);
         image.writable.store(writable, SeqCst);
-        if writable && !was_writable {
-            image.become_writable().await?;
+        if writable
+            && !was_writable
+            && let Err(error) = image.become_writable().await
+        {
+            image.writable.store(false, SeqCst);
+            image.overlap.set_sections(before.overlap);
+            *image.settings.lock() = before;
+            return Err(error);
         }
         Ok(())
     }

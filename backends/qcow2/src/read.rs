@@ -87,6 +87,9 @@ impl Image {
     ) -> Result<()> {
         match run.kind {
             Kind::Unallocated | Kind::UnallocatedReserved if behind == Behind::Backing => {
+                if self.backing.load().is_some() {
+                    self.event("read_backing_aio").await;
+                }
                 read_behind(&self.backing, offset, data).await
             }
             Kind::Unallocated | Kind::UnallocatedReserved | Kind::Zero | Kind::ZeroReserved => {
@@ -94,8 +97,9 @@ impl Image {
                 Ok(())
             }
             Kind::Normal => {
-                self.data().debug_event("read_aio").await;
-                self.data().read(run.host, data).await?;
+                let file = self.data();
+                file.debug_event("read_aio").await;
+                file.read(run.host, data).await?;
                 match &self.encryption {
                     Some(encryption) => encryption.decrypt(offset, run.host, data).await,
                     None => Ok(()),

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use rhea_block::{BlockError, Result, WriteFlags};
 
 use crate::cache::{BeginLoad, Slices};
-use crate::finish::finish;
 use crate::geometry::{MAX_HOST_OFFSET, REFCOUNT_TABLE_MASK};
 use crate::header::MAX_REFCOUNT_TABLE_BYTES;
 use crate::image::{Image, Release};
 use crate::overlap::Sections;
 use crate::refcount_bits;
 use crate::release::Released;
+use crate::write_back::Barrier;
 
 /// The refcount table.
 #[derive(Default)]
@@ -164,6 +164,7 @@ impl Image {
                 BeginLoad::Wait(other) => drop(other.lock().await),
                 BeginLoad::Load(_loading) => {
                     let mut bytes = vec![0; blocks.slice_size()];
+                    self.event("refblock_load").await;
                     self.file().read_bytes(slice, &mut bytes).await?;
                     if blocks.insert(slice, bytes, false).is_ok() {
                         return Ok(());
@@ -181,10 +182,10 @@ impl Image {
             return Ok(());
         }
         let this = self.arc();
-        finish(async move {
+        self.finish(async move {
             let _one = this.refcounts.io.lock().await;
             let slices = this.refcounts.blocks.take_dirty();
-            let result = this.write_slices(&slices).await;
+            let result = this.write_slices(&slices, "refblock_update_part").await;
             for slice in &slices {
                 this.refcounts.blocks.written(slice, result.is_ok());
             }
@@ -215,8 +216,9 @@ impl Image {
 
     async fn write_table_entries(&self, table: u64, taken: &[(usize, u64)]) -> Result<()> {
         self.write_refcount_blocks().await?;
-        self.flush_file().await?;
+        self.flush_file(Barrier::BeforeRefcountTable).await?;
         for (index, entry) in taken {
+            self.event("refblock_alloc_hookup").await;
             self.file().write_bytes(table + 8 * *index as u64, &entry.to_be_bytes()).await?;
         }
         Ok(())
@@ -224,6 +226,7 @@ impl Image {
 
     /// Allocates up to `want` clusters that follow each other, at least one.
     pub(crate) async fn allocate_some(&self, want: u64) -> Result<Allocated> {
+        self.event("cluster_alloc").await;
         loop {
             let done = match self.try_allocate(want) {
                 Attempt::Done(done) => done,
@@ -301,7 +304,7 @@ impl Image {
         // A new block lies in the clusters it counts, and so ends every stretch of free ones.
         if want >= 1 << self.geometry.refcount_block_bits {
             let this = self.arc();
-            return finish(async move { this.allocate_long(want).await }).await;
+            return self.finish(async move { this.allocate_long(want).await }).await;
         }
         let mut too_small = Vec::new();
         let found = self.allocate_row(want, &mut too_small).await;
@@ -368,6 +371,7 @@ impl Image {
         }
         self.refcounts.blocks.forget(start, blocks << g.cluster_bits);
         // On disk before the table's entries are, as those are written after a flush.
+        self.event("refblock_alloc_write_blocks").await;
         self.file().write_bytes(start, &content).await?;
         self.overlap.note(first, blocks);
         {
@@ -534,6 +538,7 @@ impl Image {
     }
 
     async fn carry_out(&self, release: Released) -> Result<()> {
+        self.event("cluster_free").await;
         let (first, count) = self.clusters_of(release.offset, release.len);
         if self.settings.lock().passes(release.why) {
             self.discard_unused(first, count).await?;
@@ -577,7 +582,7 @@ impl Image {
     /// Makes the refcount block at an index of the table, moving the table if it is too short.
     async fn make_block(&self, index: u64) -> Result<()> {
         let this = self.arc();
-        finish(async move {
+        self.finish(async move {
             let _one = this.refcounts.growth.lock().await;
             let (len, entry) = {
                 let table = this.refcounts.table.lock();
@@ -594,6 +599,7 @@ impl Image {
 
     /// A refcount block lies in the first of the clusters it counts, which is free: none of them was counted before.
     async fn make_block_at(&self, index: u64) -> Result<()> {
+        self.event("refblock_alloc").await;
         let g = self.geometry;
         let first = index << g.refcount_block_bits;
         if index == 0 {
@@ -609,6 +615,7 @@ impl Image {
         }
         let blocks = &self.refcounts.blocks;
         blocks.forget(offset, g.cluster_size);
+        self.event("refblock_alloc_write").await;
         self.file().write_zeroes(offset, g.cluster_size, WriteFlags::empty()).await?;
         let mut slice = vec![0; blocks.slice_size()];
         refcount_bits::set(&mut slice, g.refcount_order, 0, 1);
@@ -629,6 +636,7 @@ impl Image {
     /// Moves the refcount table to a larger place: into clusters that the present table cannot count, together with the
     /// refcount blocks for these.
     async fn grow_table(&self, len: u64, index: u64) -> Result<()> {
+        self.event("reftable_grow").await;
         let g = self.geometry;
         let (per_cluster, per_block) = (g.cluster_size / 8, 1u64 << g.refcount_block_bits);
         let first = len << g.refcount_block_bits;
@@ -676,21 +684,23 @@ impl Image {
         // The new table names blocks that only memory may have.
         self.write_refcount_blocks().await?;
         let file = self.file();
+        self.event("refblock_alloc_write_table").await;
         file.write_bytes(start, &content).await?;
-        self.flush_file().await?;
+        self.flush_file(Barrier::BeforeHeader).await?;
+        self.event("refblock_alloc_switch_table").await;
         self.update_header(|header| {
             header.refcount_table_offset = offset;
             header.refcount_table_clusters = clusters as u32;
         })
         .await?;
-        self.flush_file().await?;
+        // Whether or not the flush succeeds, this is the table that the header names now.
+        *self.refcounts.table.lock() = RefcountTable { offset, entries, dirty: BTreeSet::new() };
         self.overlap.note(first, blocks + clusters);
         {
             let mut search = self.refcounts.search.lock();
             search.untouched = search.untouched.max(first + blocks + clusters);
         }
-        *self.refcounts.table.lock() = RefcountTable { offset, entries, dirty: BTreeSet::new() };
         self.release(old_offset, len * 8, Release::Other);
-        Ok(())
+        self.flush_file(Barrier::AfterHeader).await
     }
 }

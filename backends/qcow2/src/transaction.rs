@@ -29,6 +29,7 @@ use crate::image::{Exclusive, Image, Release};
 use crate::structures::{
     IN_FLIGHT, read_refcount_table, read_refcounts, read_vector, unsound, words, write_refcounts,
 };
+use crate::write_back::Barrier;
 
 /// Whether references are added or taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +226,7 @@ impl<'a> Transaction<'a> {
         let order = self.geometry.refcount_order;
         let place = |counts: &Counts, len| free_in_both(counts, &old, 0, len);
         let placed = write_refcounts(&self.file, bits, order, &mut counts, place).await?;
-        self.file.flush().await?;
+        self.image.flush_file(Barrier::BeforeHeader).await?;
         let (image, file) = (self.image, self.file);
         let result = image
             .update_header(move |header| {
@@ -235,7 +236,7 @@ impl<'a> Transaction<'a> {
             })
             .await;
         let flushed = match result.is_ok() {
-            true => file.flush().await,
+            true => image.flush_file(Barrier::AfterHeader).await,
             false => Ok(()),
         };
         let came_into_force = result.is_ok() && flushed.is_ok();

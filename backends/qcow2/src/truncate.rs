@@ -66,7 +66,9 @@ impl Image {
         let Some(dropped) = entries.get(first..end).filter(|d| d.iter().any(|e| *e != 0)) else {
             return Ok(());
         };
+        self.event("l1_shrink_write_table").await;
         self.write_l1(first, &vec![0; end - first]).await?;
+        self.event("l1_shrink_free_l2_clusters").await;
         for entry in dropped.iter().map(|e| e & OFFSET_MASK).filter(|&e| e != 0) {
             self.l2.forget(entry, self.geometry.cluster_size);
             self.release(entry, self.geometry.cluster_size, Release::Other);
@@ -234,6 +236,7 @@ impl Image {
         self.check_writable()?;
         let g = self.geometry;
         let end = g.cluster_end(self.length());
+        self.event("empty_image_prepare").await;
         self.bitmaps.mark(0, self.length());
         self.unmap(0, end, Release::Request).await?;
         self.drop_l2_tables(0, g.l1_entries(self.length()) as usize).await?;

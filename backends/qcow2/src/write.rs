@@ -80,13 +80,18 @@ impl Image {
 
     /// Writes to the file with the guest's data, encrypted if need be.
     pub(crate) async fn write_data(&self, guest: u64, host: u64, data: IoView<'_>) -> Result<()> {
-        self.data().debug_event("write_aio").await;
         let guard = self.releases.host_write(host..host + data.len() as u64);
         let result = match &self.encryption {
-            None => self.data().write(host, data, WriteFlags::empty()).await,
+            None => {
+                let file = self.data();
+                file.debug_event("write_aio").await;
+                file.write(host, data, WriteFlags::empty()).await
+            }
             Some(encryption) => {
                 let bytes = encryption.encrypt(guest, host, data.to_vec()).await?;
-                self.data().write(host, &IoVector::from_slice(&bytes), WriteFlags::empty()).await
+                let file = self.data();
+                file.debug_event("write_aio").await;
+                file.write(host, &IoVector::from_slice(&bytes), WriteFlags::empty()).await
             }
         };
         guard.ended();
@@ -261,6 +266,7 @@ impl Image {
         if from == to || self.reads_as_zero(from, to - from, behind).await? {
             return Ok(None);
         }
+        self.event("cow_read").await;
         let mut old = IoVector::zeroed((to - from) as usize);
         self.read_range(from, &mut old, behind).await?;
         Ok((!old.view().is_zero()).then_some(old))
@@ -287,6 +293,7 @@ impl Image {
         }
         let head = head.unwrap_or_else(|| IoVector::zeroed((offset - edges.from) as usize));
         let tail = tail.unwrap_or_else(|| IoVector::zeroed((edges.to - end) as usize));
+        self.event("cow_write").await;
         let whole = head.view().followed_by(data).followed_by(tail.view());
         self.write_data(edges.from, to_host(edges.from), whole).await
     }

@@ -213,12 +213,16 @@ impl Rules {
         Ok(())
     }
 
-    /// An event: changes the state, and arms the rules that wait for it.
+    /// An event: changes the state, and arms the rules that wait for it. They take the place of those that another event
+    /// armed before.
     pub fn happen(&mut self, event: &str) {
         let state = self.state;
-        for rule in &mut self.errors {
-            if rule.event == event && !rule.spent && (rule.state == 0 || rule.state == state) {
-                rule.armed = true;
+        let waits = |rule: &InjectError| {
+            rule.event == event && !rule.spent && (rule.state == 0 || rule.state == state)
+        };
+        if self.errors.iter().any(waits) {
+            for rule in &mut self.errors {
+                rule.armed = waits(rule);
             }
         }
         for rule in &self.states {
@@ -348,6 +352,21 @@ mod tests {
         assert_eq!(r.error_for(0, 512, IoType::Write), Some(28));
         r.happen("l2_load");
         assert_eq!(r.error_for(0, 512, IoType::Write), None);
+    }
+
+    #[test]
+    fn an_event_disarms_the_rules_of_another() {
+        let mut r = rules(
+            "inject-error.0.event=l2_load,inject-error.0.errno=5,inject-error.1.event=read_aio,\
+             inject-error.1.errno=28,inject-error.2.event=none,inject-error.2.errno=9",
+        );
+        assert_eq!(r.error_for(0, 512, IoType::Read), Some(9));
+        r.happen("l2_load");
+        assert_eq!(r.error_for(0, 512, IoType::Read), Some(5));
+        r.happen("write_aio");
+        assert_eq!(r.error_for(0, 512, IoType::Read), Some(5), "nobody waits for that one");
+        r.happen("read_aio");
+        assert_eq!(r.error_for(0, 512, IoType::Read), Some(28));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::geometry::Geometry;
 use crate::header::{Autoclear, BitmapsExtension, Header};
 use crate::image::{Exclusive, Image, Release};
 use crate::structures::read_vector;
+use crate::write_back::Barrier;
 
 /// The directory that counts: the header's, unless somebody wrote to the image who did not know of bitmaps.
 fn extension(header: &Header) -> Option<BitmapsExtension> {
@@ -191,7 +192,7 @@ pub(crate) async fn change(
             header.bitmaps = new;
         })
         .await?;
-    image.file().flush().await?;
+    image.flush_file(Barrier::AfterHeader).await?;
     image.protect_snapshots_and_bitmaps().await?;
     for (offset, len) in gone {
         image.release(offset, len, Release::Other);

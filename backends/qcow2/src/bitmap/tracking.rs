@@ -12,6 +12,7 @@ use super::directory::{self, BitmapFlags, FLAGS_OFFSET};
 use super::{change, extension, read_bits, read_directory};
 use crate::image::{Exclusive, Image};
 use crate::overlap::Sections;
+use crate::write_back::Barrier;
 
 /// What is known of the image's enabled bitmaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,7 @@ pub(crate) async fn begin(image: &Image, _held: &Exclusive<'_>) -> Result<()> {
         return Ok(());
     }
     // Outdated bits may only be on disk with the mark before them.
-    image.file().flush().await?;
+    image.flush_file(Barrier::AfterBitmapMark).await?;
     *tracking.bitmaps.lock() = bitmaps;
     tracking.set(Phase::Tracked);
     Ok(())

@@ -36,6 +36,7 @@ use crate::header::{Header, Incompatible};
 use crate::image::{Exclusive, Image};
 use crate::snapshot::table::{self, Leniency, Snapshot, TableLocation};
 use crate::structures::unsound;
+use crate::write_back::Barrier;
 
 /// A check under way.
 struct Check<'a> {
@@ -101,7 +102,7 @@ pub(crate) async fn check_held(image: &Image, repair: Repair, held: &Exclusive<'
     let mut check = Check::new(image, repair);
     let outcome = check.run().await;
     if check.wrote {
-        let flushed = check.file.flush().await;
+        let flushed = image.flush_file(Barrier::AfterEntries).await;
         let reloaded = image.reload().await;
         outcome.and(flushed).and(reloaded)?;
     } else {
@@ -224,7 +225,7 @@ impl<'a> Check<'a> {
         }
         if self.wrote {
             // The flags may only say what the refcounts on disk say already.
-            self.file.flush().await?;
+            self.image.flush_file(Barrier::BeforeEntries).await?;
         }
         let safe = self.result.corruptions == 0 && self.result.leaks == 0;
         let repair = self.repair.errors || (self.repair.leaks && safe);
@@ -305,9 +306,9 @@ impl<'a> Check<'a> {
         }
         let marks = Incompatible::DIRTY | Incompatible::CORRUPT;
         if self.result.corruptions == 0 && self.image.header().incompatible.intersects(marks) {
-            self.file.flush().await?;
+            self.image.flush_file(Barrier::BeforeHeader).await?;
             self.image.update_header(move |header| header.incompatible -= marks).await?;
-            self.file.flush().await?;
+            self.image.flush_file(Barrier::AfterHeader).await?;
             self.image.note_header(&self.image.header());
         }
         Ok(())

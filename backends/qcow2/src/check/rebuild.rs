@@ -11,6 +11,7 @@ use super::Check;
 use super::refcounts::{Actual, Block};
 use crate::geometry::Geometry;
 use crate::structures::write_refcounts;
+use crate::write_back::Barrier;
 
 impl Check<'_> {
     /// Gives the old table and blocks up and writes new ones, with refcounts of `1 << order` bits.
@@ -28,7 +29,7 @@ impl Check<'_> {
             counts.find_free(from, len)
         })
         .await?;
-        self.file.flush().await?;
+        self.image.flush_file(Barrier::BeforeHeader).await?;
         let (table_offset, clusters) = (placed.table_offset, placed.table_clusters);
         self.image
             .update_header(move |header| {
@@ -38,7 +39,7 @@ impl Check<'_> {
             })
             .await
             .context("ERROR setting reftable")?;
-        self.file.flush().await?;
+        self.image.flush_file(Barrier::AfterHeader).await?;
         self.header = self.image.header();
         self.geometry = Geometry::new(&self.header);
         let entries = placed.blocks.last().map_or(0, |(index, _)| index + 1);
