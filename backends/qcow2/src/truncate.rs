@@ -31,6 +31,9 @@ impl Image {
         if header.nb_snapshots > 0 && header.version < 3 && length != old {
             return Err(BlockError::unsupported("Can't resize a v2 image which has snapshots"));
         }
+        if length != old {
+            crate::bitmap::refuse_inconsistent(self).await?;
+        }
         if length < old {
             if how.preallocation != Preallocation::Off {
                 return Err(BlockError::invalid("Preallocation can't be used for shrinking an image"));

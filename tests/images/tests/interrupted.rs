@@ -107,3 +107,30 @@ fn ctrl_c_takes_a_new_target_away_and_leaves_an_old_one() {
     }
     bench.done();
 }
+
+/// A shell's background jobs are not meant when Ctrl-C is pressed: it has them ignore the signal.
+#[test]
+fn a_signal_that_is_to_be_ignored_is() {
+    let Some(bench) = Bench::new(TOOL) else { return };
+    bench.data("d", 4 << 20, 37);
+    for whose in [Whose::Theirs, Whose::Ours] {
+        let tool = bench.command(whose, "qemu-img");
+        let mut child = bench
+            .command(whose, "qemu-img")
+            .get_current_dir()
+            .map(|folder| {
+                let mut shell = std::process::Command::new("sh");
+                shell.current_dir(folder).args(["-c", r#"trap "" INT; exec "$@""#, "sh"]);
+                shell.arg(tool.get_program()).args("convert -f raw -O raw -r 4M d new".split(' '));
+                shell
+            })
+            .unwrap()
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).output();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{whose:?}");
+        bench.ok(Whose::Theirs, "qemu-img compare -f raw -F raw d new");
+    }
+    bench.done();
+}

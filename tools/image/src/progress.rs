@@ -43,8 +43,10 @@ impl Meter {
     pub fn start(shown: bool) -> Self {
         let (interrupted, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         // Without the handlers the signals do what the system does, which is no worse than no handling.
-        let _ = flag::register_conditional_default(SIGINT, interrupted.clone());
-        let _ = flag::register(SIGINT, interrupted.clone());
+        if !is_ignored(SIGINT) {
+            let _ = flag::register_conditional_default(SIGINT, interrupted.clone());
+            let _ = flag::register(SIGINT, interrupted.clone());
+        }
         let _ = flag::register(SIGUSR1, asked.clone());
         let now = Instant::now();
         let meter = Self {
@@ -127,14 +129,17 @@ impl Meter {
             0 => format!("{minutes}:{seconds:02}"),
             _ => format!("{hours}:{minutes:02}:{seconds:02}"),
         };
-        // Spaces cover what a longer line has left.
-        format!("  {}/s, {left} left    ", size::human(rate as u64))
+        format!("  {}/s, {left} left", size::human(rate as u64))
     }
 
     fn line(&self, percent: f64, more: &str) {
         self.last.set((percent, Instant::now()));
         let mut out = std::io::stdout().lock();
-        let _ = write!(out, "    ({percent:3.2}/100%){more}\r");
+        let _ = match self.terminal {
+            // Spaces cover what a longer line has left.
+            true => write!(out, "    ({percent:3.2}/100%){more:<40}\r"),
+            false => write!(out, "    ({percent:3.2}/100%)\r"),
+        };
         let _ = out.flush();
     }
 
@@ -157,6 +162,14 @@ impl Drop for Meter {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether whoever has started us wants a signal ignored, as shells do for what a script runs in the background.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// Ends the process the way SIGINT ends one that does not handle it.

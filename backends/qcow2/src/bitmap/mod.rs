@@ -216,6 +216,18 @@ fn info(entry: &DirectoryEntry, in_memory: bool) -> BitmapInfo {
     }
 }
 
+/// Fails if there is a bitmap that was not saved, which nobody can bring to another length.
+pub(crate) async fn refuse_inconsistent(image: &Image) -> Result<()> {
+    let broken = image.list().await?.into_iter().find(|bitmap| bitmap.inconsistent);
+    match broken {
+        None => Ok(()),
+        Some(bitmap) => {
+            Err(BlockError::invalid(format!("Bitmap '{}' is inconsistent and cannot be used", bitmap.name))
+                .with_hint("Try block-dirty-bitmap-remove to delete this bitmap from disk"))
+        }
+    }
+}
+
 #[async_trait]
 impl PersistentBitmaps for Image {
     async fn list(&self) -> Result<Vec<BitmapInfo>> {

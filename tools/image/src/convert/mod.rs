@@ -163,7 +163,7 @@ async fn convert(session: &Session, wanted: &Wanted<'_>, sources: &[Image], mete
     let joined = Sources::new(sources);
     let bitmaps = wanted.parsed.has(id::BITMAPS);
     if bitmaps {
-        check_bitmaps(sources, wanted.parsed.has(id::SKIP_BROKEN))?;
+        check_bitmaps(sources, wanted.parsed.has(id::SKIP_BROKEN)).await?;
     }
     let made = match wanted.no_create {
         true => None,
@@ -354,37 +354,43 @@ async fn fill_target(
     };
     copier.run(meter).await?;
     if wanted.parsed.has(id::BITMAPS) {
-        copy_bitmaps(&sources[0].node, &target.node, wanted.parsed.has(id::SKIP_BROKEN)).await?;
+        copy_bitmaps(program, &sources[0].node, &target.node).await?;
     }
     target.node.flush().await?;
     meter.complete();
     Ok(())
 }
 
-fn check_bitmaps(sources: &[Image], _skip_broken: bool) -> Outcome<()> {
+/// Whether the bitmaps of the source can be copied; before anything is made.
+async fn check_bitmaps(sources: &[Image], skip_broken: bool) -> Outcome<()> {
     if sources.len() > 1 {
         return Err(Failure::new("Copying bitmaps only possible with single source"));
     }
-    match sources[0].node.driver().bitmaps() {
-        Some(bitmaps) if bitmaps.can_be_there() => Ok(()),
-        _ => Err(Failure::new("Source lacks bitmap support")),
+    let Some(bitmaps) = sources[0].node.driver().bitmaps().filter(|bitmaps| bitmaps.can_be_there()) else {
+        return Err(Failure::new("Source lacks bitmap support"));
+    };
+    // QEMU looks at the last one first.
+    match bitmaps.list().await?.iter().rev().find(|bitmap| bitmap.inconsistent) {
+        Some(broken) if !skip_broken => {
+            Err(Failure::new(format!("Cannot copy inconsistent bitmap '{}'", broken.name))
+                .with_hint("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it"))
+        }
+        _ => Ok(()),
     }
 }
 
-async fn copy_bitmaps(from: &BlockNode, to: &BlockNode, skip_broken: bool) -> Outcome<()> {
+/// Copies all bitmaps but broken ones, which were refused before if they may not be skipped.
+async fn copy_bitmaps(program: &str, from: &BlockNode, to: &BlockNode) -> Outcome<()> {
     let Some(source) = from.driver().bitmaps() else {
         return Err(Failure::new("Source lacks bitmap support"));
     };
     let target = bitmaps_of_target(to)?;
-    for info in source.list().await? {
-        if info.inconsistent {
-            if skip_broken {
-                eprintln!("qemu-img: warning: Skipping inconsistent bitmap '{}'", info.name);
-                continue;
-            }
-            return Err(Failure::new(format!("Cannot copy inconsistent bitmap '{}'", info.name))
-                .with_hint("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'"));
-        }
+    let (broken, whole): (Vec<_>, Vec<_>) =
+        source.list().await?.into_iter().partition(|bitmap| bitmap.inconsistent);
+    for bitmap in broken.iter().rev() {
+        eprintln!("{program}: warning: Skipping inconsistent bitmap '{}'", bitmap.name);
+    }
+    for info in whole {
         if from.length() != to.length() {
             return Err(Failure::new(format!(
                 "Failed to populate bitmap {}: Bitmaps are of different sizes (destination size is {}, source size is {}) and can't be merged",
