@@ -3,6 +3,7 @@
 mod breakpoints;
 mod inspect;
 pub mod manage;
+mod request_help;
 mod requests;
 mod zones;
 
