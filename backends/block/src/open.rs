@@ -213,7 +213,7 @@ async fn open_named_backing(
 ) -> Result<Arc<BlockNode>> {
     let filename = full_backing_filename(node.filename(), &header.filename);
     // A loop of backing files would never end: the chain's length is only known when it is open.
-    let depth = DEPTH.with(|d| d.get());
+    let depth = DEPTH.get();
     if depth >= MAX_DEPTH {
         return Err(BlockError::new(
             libc::ELOOP,
@@ -221,14 +221,26 @@ async fn open_named_backing(
         ));
     }
     let format = extra.get("driver").map(str::to_owned).or(header.format);
-    DEPTH.with(|d| d.set(depth + 1));
-    let opened = registry.open(&filename, format.as_deref(), flags.for_backing()).await;
-    DEPTH.with(|d| d.set(depth));
+    let opened = at_depth(depth + 1, registry.open(&filename, format.as_deref(), flags.for_backing())).await;
     opened.context("Could not open backing file")
 }
 
 thread_local! {
+    /// How deep in a chain of backing files the image lies that is being opened.
     static DEPTH: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Sees to it that [`DEPTH`] is `depth` whenever the future runs, on whatever thread and however it ends, and what it was
+/// before for others.
+async fn at_depth<T>(depth: usize, future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        let before = DEPTH.replace(depth);
+        let polled = future.as_mut().poll(cx);
+        DEPTH.set(before);
+        polled
+    })
+    .await
 }
 
 fn depth(node: &Arc<BlockNode>) -> usize {

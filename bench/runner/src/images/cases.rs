@@ -39,7 +39,11 @@ const fn image(name: &'static str, arguments: &'static str) -> Case {
 
 const fn convert(name: &'static str, arguments: &'static str, target: &'static str) -> Case {
     let reads = &["disk.raw", "disk.qcow2"];
-    Case { name, work: Work::Image(arguments), reads, times: 1, target: Some(target) }
+    Case { name, work: Work::Image(arguments), reads, times: 3, target: Some(target) }
+}
+
+const fn compress(name: &'static str, arguments: &'static str) -> Case {
+    Case { times: 1, ..convert(name, arguments, "qcow2") }
 }
 
 const fn requests(name: &'static str, arguments: &'static str) -> Case {
