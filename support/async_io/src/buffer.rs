@@ -13,14 +13,14 @@
 //! A segment has exactly one owner: [`IoVector`] is not `Clone`, and splitting hands each byte to one side. Segments
 //! whose memory others see as well (a guest's RAM) say so, and are only ever reached by copying.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use smallvec::SmallVec;
+
+use crate::region::Region;
 
 /// Memory that segments can lie in, kept mapped for as long as it is held.
 ///
@@ -28,82 +28,6 @@ use smallvec::SmallVec;
 /// The memory handed to [`IoVector::foreign`] with an owner must stay mapped, readable and writable until the owner is
 /// dropped.
 pub unsafe trait MemoryOwner: Send + Sync {}
-
-/// An allocation of our own.
-struct Region {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: the allocation lives until `Region` is dropped.
-unsafe impl MemoryOwner for Region {}
-// SAFETY: a region is only an address and a layout; who may touch which bytes is the segments' business.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        if self.layout.size() >= RECYCLED && recycle(self.start, self.layout) {
-            return;
-        }
-        // SAFETY: allocated in `Region::new` with the same layout, freed once.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
-
-/// Regions of at least as many bytes are kept for the next request, which saves the kernel from clearing new pages (and
-/// us, where their contents do not matter).
-const RECYCLED: usize = 64 << 10;
-/// Bytes kept in all.
-const KEPT: usize = 8 << 20;
-
-/// Memory of regions that were dropped.
-#[derive(Default)]
-struct Spare {
-    regions: Vec<(NonNull<u8>, Layout)>,
-    bytes: usize,
-}
-
-// SAFETY: the memory belongs to whoever takes it out.
-unsafe impl Send for Spare {}
-
-static SPARE: Mutex<Spare> = Mutex::new(Spare { regions: Vec::new(), bytes: 0 });
-
-/// Keeps a region's memory if there is room.
-fn recycle(start: NonNull<u8>, layout: Layout) -> bool {
-    let mut spare = SPARE.lock();
-    let fits = spare.bytes + layout.size() <= KEPT;
-    if fits {
-        spare.bytes += layout.size();
-        spare.regions.push((start, layout));
-    }
-    fits
-}
-
-impl Region {
-    /// Memory for `len` bytes, and whether it is known to be zeroes; what it holds is initialized in any case.
-    fn new(len: usize) -> (Self, bool) {
-        if len >= RECYCLED {
-            let mut spare = SPARE.lock();
-            // The one that was used last is the likeliest to be in the processor's caches.
-            let fits = |(_, layout): &(_, Layout)| layout.size() >= len && layout.size() <= 2 * len;
-            if let Some(at) = spare.regions.iter().rposition(fits) {
-                let (start, layout) = spare.regions.remove(at);
-                spare.bytes -= layout.size();
-                return (Self { start, layout }, false);
-            }
-        }
-        // Large requests start on a page, as files opened with O_DIRECT ask; small ones need not waste one.
-        let align = if len >= IoVector::ALIGNMENT { IoVector::ALIGNMENT } else { 512 };
-        let layout =
-            Layout::from_size_align(len.max(1), align).expect("a request's length fits an address space");
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        (Self { start, layout }, true)
-    }
-}
 
 #[derive(Clone)]
 pub(crate) struct Segment {
@@ -190,13 +114,13 @@ impl IoVector {
         let (region, zeroed) = Region::new(len);
         if !zeroed {
             // SAFETY: the region has at least `len` bytes, and nobody else sees them yet.
-            unsafe { region.start.write_bytes(0, len) };
+            unsafe { region.start().write_bytes(0, len) };
         }
         Self::in_region(region, len)
     }
 
     fn in_region(region: Region, len: usize) -> Self {
-        let start = region.start;
+        let start = region.start();
         let segment = Segment { owner: Arc::new(region), start, len, exclusive: true };
         Self { segments: SmallVec::from_iter([segment]), len }
     }
@@ -560,19 +484,6 @@ mod tests {
                 v.write(at, &[0]);
             }
         }
-    }
-
-    #[test]
-    fn recycled_memory_is_zeroed_where_zeroes_are_asked_for() {
-        for len in [RECYCLED, RECYCLED + 5, 3 * RECYCLED, 100 << 10] {
-            drop(IoVector::from_slice(&vec![0xff; len]));
-            assert!(IoVector::zeroed(len).view().is_zero());
-            let scratch = IoVector::scratch(len - 1);
-            assert!(scratch.is_aligned(IoVector::ALIGNMENT) && scratch.len() == len - 1);
-        }
-        let many: Vec<_> = (0..200).map(|_| IoVector::scratch(RECYCLED)).collect();
-        drop(many);
-        assert!(SPARE.lock().bytes <= KEPT);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod file;
 mod operation;
 mod pool;
 mod reactor;
+mod region;
 mod ring;
 mod socket;
 mod timer;

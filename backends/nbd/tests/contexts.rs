@@ -1,4 +1,4 @@
-//! Dirty bitmaps of an image as its server's clients see them.
+//! What clients are told of ranges besides allocation: dirty bitmaps, and the depth in the backing chain.
 
 mod support;
 
@@ -36,14 +36,14 @@ async fn offer(disk: &Arc<BlockNode>, writable: bool) -> rhea_block::Result<Arc<
     Export::new(disk.clone(), options).await
 }
 
-/// The parts of an export that its bitmap says are dirty.
-fn dirty(server: &TestServer) -> Vec<u64> {
+/// What a context says of each part of an export, as the bits that in `base:allocation` mean a hole (1) and zeroes (2).
+fn told(server: &TestServer, context: &str) -> Vec<u8> {
     let mut options = Options::default();
     for (key, value) in [
         ("driver", "nbd"),
         ("server.type", "unix"),
         ("server.path", &server.socket),
-        ("x-dirty-bitmap", "qemu:dirty-bitmap:b"),
+        ("x-dirty-bitmap", context),
     ] {
         options.set(key, value);
     }
@@ -52,13 +52,19 @@ fn dirty(server: &TestServer) -> Vec<u64> {
         let node = registry.open_node(options, OpenFlags::READ_ONLY, true).await.unwrap();
         let mut parts = Vec::new();
         for part in 0..SIZE / GRANULARITY {
-            // The bit of a dirty part is, among the bits of `base:allocation`, that of a hole.
-            let status = node.block_status(part * GRANULARITY, GRANULARITY, true).await.unwrap();
-            parts.extend((!status.flags.contains(StatusFlags::DATA)).then_some(part));
+            let flags = node.block_status(part * GRANULARITY, GRANULARITY, true).await.unwrap().flags;
+            let (hole, zero) = (!flags.contains(StatusFlags::DATA), flags.contains(StatusFlags::ZERO));
+            parts.push(u8::from(hole) | u8::from(zero) << 1);
         }
         node.close().await.unwrap();
         parts
     })
+}
+
+/// The parts of an export that its bitmap says are dirty.
+fn dirty(server: &TestServer) -> Vec<u64> {
+    let told = told(server, "qemu:dirty-bitmap:b");
+    (0..).zip(told).filter(|&(_, bits)| bits == 1).map(|(part, _)| part).collect()
 }
 
 #[test]
@@ -112,4 +118,30 @@ fn a_bitmap_that_does_not_record_stays_as_it_is() {
     block_on(client.write_bytes(5 * GRANULARITY, &[1; 512])).unwrap();
     assert_eq!(dirty(&server), [0]);
     block_on(client.close()).unwrap();
+}
+
+#[test]
+fn the_depth_of_each_part_in_the_backing_chain_is_told() {
+    let folder = Folder::new();
+    let base = image(&folder, true);
+    let overlay = folder.text("overlay");
+    let registry = rhea_block_drivers::registry();
+    let disk = block_on(async {
+        let node = registry.open(&base, Some("qcow2"), OpenFlags::empty()).await.unwrap();
+        node.write_bytes(2 * GRANULARITY, &[1; 2 * GRANULARITY as usize]).await.unwrap();
+        node.close().await.unwrap();
+        let options = format!("size={SIZE},backing_file={base},backing_fmt=qcow2");
+        let options = Options::parse(&options, None).unwrap();
+        registry.create("qcow2", &overlay, options, &Progress::new()).await.unwrap();
+        let node = registry.open(&overlay, Some("qcow2"), OpenFlags::UNMAP).await.unwrap();
+        node.write_bytes(3 * GRANULARITY, &[2; GRANULARITY as usize]).await.unwrap();
+        node
+    });
+    let options = ExportOptions { writable: true, allocation_depth: true, ..ExportOptions::default() };
+    let export = block_on(Export::new(disk.clone(), options)).unwrap();
+    let server = TestServer::start(&folder.path("s"), ServerConfig::default(), vec![export]);
+    // 1: in the image itself; 2: in its backing file; 0: nowhere.
+    let mut expected = vec![0; (SIZE / GRANULARITY) as usize];
+    expected[2..4].copy_from_slice(&[2, 1]);
+    assert_eq!(told(&server, "qemu:allocation-depth"), expected);
 }
