@@ -242,20 +242,6 @@ impl Image {
         self.l1.read().entries.clone()
     }
 
-    /// Writes the active L1 table's entries from `first` on, on disk at once (unflushed) and in memory. Cached L2 tables
-    /// are kept. Needs [`Image::exclusive`], and [`Image::write_back`] before.
-    pub async fn write_l1(&self, first: usize, entries: &[u64]) -> Result<()> {
-        let at = {
-            let l1 = self.l1.read();
-            assert!(first + entries.len() <= l1.entries.len(), "beyond the L1 table");
-            l1.offset + 8 * first as u64
-        };
-        let bytes: Vec<u8> = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
-        self.file().write_bytes(at, &bytes).await?;
-        self.l1.write().entries[first..first + entries.len()].copy_from_slice(entries);
-        Ok(())
-    }
-
     /// Makes the active L1 table have at least so many entries, moving it if it must. Needs [`Image::exclusive`].
     pub async fn grow_l1(&self, entries: u64) -> Result<()> {
         let old = self.l1.read().entries.len() as u64;
@@ -292,20 +278,21 @@ impl Image {
         }
         // The table and its refcounts before the header that names it.
         self.write_refcounts().await?;
-        self.flush_file(Barrier::BeforeHeader).await?;
+        self.flush_file(Barrier::BeforeL1Switch).await?;
         self.event("l1_grow_activate_table").await;
         self.update_header(|header| {
             header.l1_table_offset = offset;
             header.l1_size = entries as u32;
         })
         .await?;
-        // Whether or not the flush succeeds, this is the table that the header names now.
+        // No flush: before anybody relies on the new table there is one anyway, and until then the old one will do. Its
+        // place is used again only after a flush.
         *self.l1.write() = L1Table { offset, entries: table, dirty: BTreeSet::new() };
         self.overlap.note(offset >> self.geometry.cluster_bits, self.geometry.clusters(len));
         if old_len > 0 {
             self.release(old_offset, old_len, Release::Other);
         }
-        self.flush_file(Barrier::AfterHeader).await
+        Ok(())
     }
 
     /// Takes a reference away from each cluster that the range touches, once every table that is now changed in memory

@@ -111,7 +111,7 @@ impl Node for Qcow2Node {
 
     async fn truncate(&self, length: u64, how: Truncate) -> Result<()> {
         self.begin_write().await?;
-        self.image.truncate(length, how, None).await
+        self.image.resize(length, how).await
     }
 
     async fn copy_range_from(

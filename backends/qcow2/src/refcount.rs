@@ -686,14 +686,15 @@ impl Image {
         let file = self.file();
         self.event("refblock_alloc_write_table").await;
         file.write_bytes(start, &content).await?;
-        self.flush_file(Barrier::BeforeHeader).await?;
+        self.flush_file(Barrier::BeforeRefcountSwitch).await?;
         self.event("refblock_alloc_switch_table").await;
         self.update_header(|header| {
             header.refcount_table_offset = offset;
             header.refcount_table_clusters = clusters as u32;
         })
         .await?;
-        // Whether or not the flush succeeds, this is the table that the header names now.
+        // No flush: what the old table does not count is named by nothing until there was one. Nor is the old table's place
+        // used again before.
         *self.refcounts.table.lock() = RefcountTable { offset, entries, dirty: BTreeSet::new() };
         self.overlap.note(first, blocks + clusters);
         {
@@ -701,6 +702,6 @@ impl Image {
             search.untouched = search.untouched.max(first + blocks + clusters);
         }
         self.release(old_offset, len * 8, Release::Other);
-        self.flush_file(Barrier::AfterHeader).await
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use rhea_async_io::IoVector;
 use rhea_block::{BlockError, Preallocation, Progress, Result, Truncate, WriteFlags};
 
+use crate::finish::finish;
 use crate::geometry::{ALL_ALLOCATED, COPIED, L2Entry, OFFSET_MASK};
 use crate::image::{Image, Release};
 use crate::mapping::L2Table;
@@ -14,6 +15,12 @@ use crate::read::Behind;
 const ZERO_CHUNK: u64 = 1 << 20;
 
 impl Image {
+    /// Moves the end of the disk, even if the caller gives up. Holds the image alone.
+    pub(crate) async fn resize(&self, length: u64, how: Truncate) -> Result<()> {
+        let this = self.arc();
+        finish(async move { this.truncate(length, how, None).await }).await
+    }
+
     /// Moves the end of the disk. Holds the image alone.
     pub(crate) async fn truncate(
         &self,
@@ -70,7 +77,12 @@ impl Image {
             return Ok(());
         };
         self.event("l1_shrink_write_table").await;
-        self.write_l1(first, &vec![0; end - first]).await?;
+        // In memory first: what is on disk may not be ahead of it, should the write fail.
+        {
+            let mut l1 = self.l1.write();
+            l1.entries[first..end].fill(0);
+            l1.dirty.extend(first..end);
+        }
         self.event("l1_shrink_free_l2_clusters").await;
         for entry in dropped.iter().map(|e| e & OFFSET_MASK).filter(|&e| e != 0) {
             self.l2.forget(entry, self.geometry.cluster_size);
@@ -233,8 +245,13 @@ impl Image {
         }
     }
 
-    /// Makes everything unallocated, and the file as small as that allows.
+    /// Makes everything unallocated, and the file as small as that allows, even if the caller gives up.
     pub(crate) async fn make_empty(&self) -> Result<()> {
+        let this = self.arc();
+        finish(async move { this.make_empty_now().await }).await
+    }
+
+    async fn make_empty_now(&self) -> Result<()> {
         let _held = self.exclusive().await;
         self.check_writable()?;
         let g = self.geometry;

@@ -24,11 +24,13 @@ pub(crate) enum Barrier {
     AfterEntries,
     /// Refcount blocks, before the refcount table names them.
     BeforeRefcountTable,
-    /// The dirty bit, before entries whose refcounts are not written.
-    AfterDirtyBit,
-    /// A table in a new place, before the header names it.
+    /// The L1 table in a new place, and its refcounts, before the header names it.
+    BeforeL1Switch,
+    /// The refcount table in a new place, before the header names it.
+    BeforeRefcountSwitch,
+    /// Any other tables in a new place, before the header names them.
     BeforeHeader,
-    /// The header, before the old table's place is used again.
+    /// The header, before the places of what it named before are used again, or the user is told.
     AfterHeader,
     /// The mark of a bitmap in use, before the disk changes.
     AfterBitmapMark,
@@ -41,7 +43,8 @@ impl Barrier {
             Self::BeforeEntries => "qcow2_before_entries",
             Self::AfterEntries => "qcow2_after_entries",
             Self::BeforeRefcountTable => "qcow2_before_refcount_table",
-            Self::AfterDirtyBit => "qcow2_after_dirty_bit",
+            Self::BeforeL1Switch => "qcow2_before_l1_switch",
+            Self::BeforeRefcountSwitch => "qcow2_before_refcount_switch",
             Self::BeforeHeader => "qcow2_before_header",
             Self::AfterHeader => "qcow2_after_header",
             Self::AfterBitmapMark => "qcow2_after_bitmap_mark",
@@ -235,13 +238,13 @@ impl Image {
         Ok(())
     }
 
-    /// Sets the dirty bit, on stable storage, before tables are written whose refcounts are not.
+    /// Sets the dirty bit, before tables are written whose refcounts are not. The flush that comes before those tables
+    /// serves it as well.
     async fn set_dirty(&self) -> Result<()> {
         if self.header.lock().header.incompatible.contains(Incompatible::DIRTY) {
             return Ok(());
         }
-        self.update_header(|header| header.incompatible |= Incompatible::DIRTY).await?;
-        self.flush_file(Barrier::AfterDirtyBit).await
+        self.update_header(|header| header.incompatible |= Incompatible::DIRTY).await
     }
 
     /// Writes everything, refcounts as well, and clears the dirty bit if it is ours to clear.

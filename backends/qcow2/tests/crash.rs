@@ -28,6 +28,8 @@ enum Event {
     Zero(usize, usize),
     Truncate(usize),
     Flush,
+    /// The flush that follows has this name (the crate's `Barrier`).
+    Barrier(&'static str),
 }
 
 #[derive(Default)]
@@ -69,7 +71,7 @@ fn apply(bytes: &mut Vec<u8>, event: &Event, keep: &mut dyn FnMut(usize) -> bool
                 bytes.resize(*len, 0);
             }
         }
-        Event::Flush => {}
+        Event::Flush | Event::Barrier(_) => {}
     }
 }
 
@@ -120,6 +122,16 @@ impl Node for Recorder {
     async fn flush(&self) -> Result<()> {
         self.0.lock().add(Event::Flush);
         Ok(())
+    }
+
+    fn wants_debug_events(&self) -> bool {
+        true
+    }
+
+    async fn debug_event(&self, event: &'static str) {
+        if event.starts_with("qcow2_") {
+            self.0.lock().add(Event::Barrier(event));
+        }
     }
 
     async fn block_status(&self, _: u64, len: u64, _: bool) -> Result<BlockStatus> {
@@ -233,6 +245,9 @@ struct History {
     maybe: Vec<(usize, usize, u32)>,
 }
 
+/// Sectors at the end of a large disk that are worked on.
+const TAIL: u64 = 400;
+
 struct Case {
     create: &'static str,
     open: &'static str,
@@ -267,7 +282,9 @@ impl Workload {
 
     fn range(&mut self) -> (u64, u64) {
         let sectors = self.node().length() / SECTOR as u64;
-        let start = self.random.below(sectors);
+        // Of a disk that is full already, the part behind.
+        let first = if sectors > 2 * TAIL { sectors - TAIL } else { 0 };
+        let start = first + self.random.below(sectors - first);
         let max = if self.random.below(3) == 0 { 64 } else { 8 };
         (start, (self.random.below(max) + 1).min(sectors - start))
     }
@@ -429,14 +446,43 @@ fn inspect(bytes: Vec<u8>, at: usize, workload: &Workload, case: &Case) -> std::
     Ok(())
 }
 
-fn run(case: &Case, seed: u64, rounds: usize) {
-    let bytes = fresh(&format!("size=96k,{}", case.create));
+/// What a crash leaves of the writes since the last flush, in several ways: some of them, some of their sectors, only
+/// the last ones, all but one.
+fn survivors(stable: &[u8], pending: &[Event], random: &mut Random) -> Vec<Vec<u8>> {
+    let count = pending.len() as u64;
+    let (cut, lost) = (random.below(count), random.below(count));
+    (0..4)
+        .map(|variant| {
+            let mut torn = stable.to_vec();
+            for (number, event) in (0..).zip(pending) {
+                let lucky = random.below(2) == 0;
+                apply(&mut torn, event, &mut |_| match variant {
+                    0 => lucky,
+                    1 => random.below(2) == 0,
+                    2 => number >= cut,
+                    _ => number != lost,
+                });
+            }
+            torn
+        })
+        .collect()
+}
+
+/// Works, crashes everywhere, and looks. `without`: the flushes of this name do nothing. How often the refcount table
+/// grew.
+fn run(case: &Case, seed: u64, rounds: usize, without: &str) -> std::result::Result<usize, String> {
+    let size = if case.create.contains("size=1978k") { "" } else { "size=96k," };
+    let bytes = fresh(&format!("{size}{}", case.create));
     let log = Arc::new(Mutex::new(Log { bytes: bytes.clone(), events: Vec::new() }));
     let base = case.base.then(|| (0..128u32).flat_map(|i| sector(0x1000_0000 + i)).collect::<Vec<u8>>());
     let history = History { flushed: Vec::new(), maybe: Vec::new() };
     let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut workload = Workload { random, node: None, log, base, history, tag: 0, snapshots: vec![] };
     workload.open(case);
+    if size.is_empty() {
+        let longer = workload.node().length() + TAIL * SECTOR as u64;
+        block_on(workload.node().truncate(longer, Truncate::default())).unwrap();
+    }
     workload.flush();
     for _ in 0..rounds {
         workload.round(case);
@@ -449,7 +495,8 @@ fn run(case: &Case, seed: u64, rounds: usize) {
     let mut state = stable.clone();
     for (at, event) in events.iter().enumerate() {
         apply(&mut state, event, &mut |_| true);
-        if matches!(event, Event::Flush) {
+        let left_out = at > 0 && matches!(events[at - 1], Event::Barrier(name) if name == without);
+        if matches!(event, Event::Flush) && !left_out {
             stable = state.clone();
             flushed_at = at + 1;
         }
@@ -457,28 +504,20 @@ fn run(case: &Case, seed: u64, rounds: usize) {
             continue;
         }
         let position = at + 1;
-        if let Err(problem) = inspect(state.clone(), position, &workload, case) {
-            panic!("{} {} seed {seed}: crash after event {position}: {problem}", case.create, case.open);
-        }
+        let what = format!("{} {} seed {seed}", case.create, case.open);
+        inspect(state.clone(), position, &workload, case)
+            .map_err(|problem| format!("{what}: crash after event {position}: {problem}"))?;
         // Something of what was written since the flush, and not all of it.
-        for variant in 0..2 {
-            if flushed_at == position {
-                break;
-            }
-            let mut torn = stable.clone();
-            let whole_writes = variant == 0;
-            for event in &events[flushed_at..position] {
-                let lucky = random.below(2) == 0;
-                apply(&mut torn, event, &mut |_| if whole_writes { lucky } else { random.below(2) == 0 });
-            }
-            if let Err(problem) = inspect(torn, position, &workload, case) {
-                panic!(
-                    "{} {} seed {seed}: part of events {flushed_at}..{position}: {problem}",
-                    case.create, case.open
-                );
-            }
+        if flushed_at == position || matches!(event, Event::Barrier(_)) {
+            continue;
+        }
+        for torn in survivors(&stable, &events[flushed_at..position], &mut random) {
+            inspect(torn, position, &workload, case)
+                .map_err(|problem| format!("{what}: part of events {flushed_at}..{position}: {problem}"))?;
         }
     }
+    let grew = |event: &&Event| matches!(event, Event::Barrier("qcow2_before_refcount_switch"));
+    Ok(events.iter().filter(grew).count())
 }
 
 const CASES: [Case; 8] = [
@@ -533,7 +572,55 @@ fn no_crash_corrupts_an_image_or_loses_what_was_flushed() {
     let seeds = std::env::var("QCOW2_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     for seed in 1..=seeds {
         for case in &CASES {
-            run(case, seed, 12);
+            run(case, seed, 12, "").unwrap();
         }
     }
+}
+
+/// The flushes that keep an order, each of which a crash can show to be needed.
+const BARRIERS: [&str; 6] = [
+    "qcow2_before_entries",
+    "qcow2_after_entries",
+    "qcow2_before_refcount_table",
+    "qcow2_before_l1_switch",
+    "qcow2_before_header",
+    "qcow2_after_header",
+];
+
+#[test]
+fn without_any_of_the_flushes_a_crash_corrupts_an_image() {
+    let mut missed = vec![];
+    for barrier in BARRIERS {
+        let found =
+            (1..=40).find_map(|seed| CASES.iter().find_map(|case| run(case, seed, 12, barrier).err()));
+        match found {
+            Some(problem) => println!("without {barrier}: {problem}"),
+            None => missed.push(barrier),
+        }
+    }
+    assert!(missed.is_empty(), "nobody notices the lack of {missed:?}");
+}
+
+/// An image whose refcount table is all but full: one cluster of 64 entries, for blocks of 64 clusters of 512 bytes.
+const FULL: Case = Case {
+    create: "size=1978k,cluster_size=512,refcount_bits=64,preallocation=metadata",
+    open: "discard-no-unref=off",
+    base: false,
+    snapshots: false,
+    compressed: true,
+};
+
+#[test]
+fn no_crash_corrupts_an_image_whose_refcount_table_grows() {
+    let mut grown = 0;
+    for seed in 1..=2 {
+        grown += run(&FULL, seed, 8, "").unwrap();
+    }
+    assert!(grown > 0, "the workload is too small");
+}
+
+#[test]
+fn without_the_flush_before_the_refcount_table_grows_a_crash_corrupts_an_image() {
+    let problem = (1..=10).find_map(|seed| run(&FULL, seed, 8, "qcow2_before_refcount_switch").err());
+    println!("{}", problem.expect("nobody notices"));
 }

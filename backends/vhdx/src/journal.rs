@@ -28,6 +28,13 @@ use crate::bat::Table;
 use crate::layout::{Guid, HEADER_OFFSETS, Header};
 use crate::log::{EntryHeader, SECTOR, encode_entry, entry_len};
 
+/// Flushes, for a reason that the file is told of as a debug event: so the crash tests can leave out the flushes of one
+/// name, and show that each is needed.
+async fn flush(file: &BlockNode, why: &'static str) -> Result<()> {
+    file.debug_event(why).await;
+    file.flush().await
+}
+
 /// The writing side of header and log.
 pub(crate) struct Journal {
     header: Header,
@@ -62,7 +69,7 @@ impl Journal {
         change(&mut header);
         let copy = 1 - self.copy;
         file.write_bytes(HEADER_OFFSETS[copy], &header.encode()).await?;
-        file.flush().await?;
+        flush(file, "vhdx_after_header").await?;
         self.header = header;
         self.copy = copy;
         Ok(())
@@ -94,7 +101,7 @@ impl Journal {
 
     /// Steps 1 to 4 for pieces of metadata that are not in the BAT's cache.
     pub(crate) async fn commit_pieces(&mut self, file: &BlockNode, pieces: &[(u64, &[u8])]) -> Result<()> {
-        file.flush().await?;
+        flush(file, "vhdx_before_log").await?;
         self.log(file, pieces).await?;
         for (offset, bytes) in pieces {
             file.write_bytes(*offset, bytes).await?;
@@ -108,7 +115,7 @@ impl Journal {
         loop {
             let taken = table.take_dirty(capacity);
             if taken.pages.is_empty() {
-                return file.flush().await;
+                return flush(file, "vhdx_payload").await;
             }
             self.announce(file).await?;
             let pieces: Vec<(u64, &[u8])> =
@@ -141,7 +148,7 @@ impl Journal {
         };
         let bytes = encode_entry(entry, guid, pieces);
         file.write_bytes(self.header.log.offset + self.at, &bytes).await?;
-        file.flush().await?;
+        flush(file, "vhdx_after_log").await?;
         // From here on the entry may be the newest one in the log; the next must not take its place.
         self.at += len;
         self.sequence += 1;
@@ -154,7 +161,7 @@ impl Journal {
     /// Makes the places durable and takes the log out of the header.
     pub(crate) async fn clear(&mut self, file: &BlockNode) -> Result<()> {
         if self.is_active() {
-            file.flush().await?;
+            flush(file, "vhdx_before_clear").await?;
             self.update_header(file, |header| header.log_guid = Guid::ZERO).await?;
             self.guid = None;
             self.at = 0;

@@ -182,14 +182,20 @@ impl Ring {
 
     /// Waits until no file has an operation under way here, and what was called off is gone.
     pub(crate) fn finish_files(&mut self) -> io::Result<()> {
-        loop {
-            let files = self.running > self.waiting;
-            if !files && !self.wants_to_enter() {
-                return Ok(());
-            }
-            self.enter(usize::from(files), None)?;
+        while self.running > self.waiting {
+            self.enter(1, None)?;
             self.reap();
         }
+        // So many times at most: the kernel may leave its mark that it has work to do when there is none any more (it is set
+        // after the work was queued, and perhaps done already by then).
+        for _ in 0..4 {
+            if !self.wants_to_enter() {
+                break;
+            }
+            self.enter(0, None)?;
+            self.reap();
+        }
+        Ok(())
     }
 
     /// Waits until the kernel has nothing of ours any more. Waiting for readiness is called off.
