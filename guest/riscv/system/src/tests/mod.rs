@@ -1,0 +1,6 @@
+//! Each rule of the specification that this crate carries out, by area.
+
+mod csr;
+mod events;
+mod paging;
+mod pmp;
