@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::RiscvState;
 use crate::extension::{EXTENSIONS, Extension, Extension as X, ExtensionSet};
 use crate::models::{MODELS, ModelDefinition};
-use crate::rules::{BRINGS, GROUPS, NEEDS};
+use crate::rules::{BRINGS, GROUPS, NEEDS, PARTS};
 use crate::state::{HartConfig, satp};
 
 /// Largest number of PMP regions (privileged specification, "Physical Memory Protection CSRs").
@@ -276,12 +276,14 @@ impl CpuModel {
                 )));
             }
         }
-        if asked.off.has(X::C) {
-            for member in [X::Zca, X::Zcf, X::Zcd].into_iter().filter(|m| !wanted.has(*m)) {
-                set.set(member, false);
+        for (whole, parts) in PARTS.iter().filter(|(whole, _)| asked.off.has(*whole)) {
+            debug_assert!(!set.has(*whole));
+            for part in parts.iter().filter(|p| !wanted.has(**p)) {
+                set.set(*part, false);
             }
         }
         self.config.extensions = drop_dependents(set);
+        self.fill_groups();
         self.refuse_missing(asked.on, asked.off)?;
         self.complete_compressed(asked)?;
         self.fill_groups();
@@ -485,6 +487,9 @@ fn ask(asked: &mut Asked, extension: Extension, value: &str) -> Result<(), Model
     let info = extension.info();
     if on && !info.implemented {
         return Err(ModelError::NotImplemented(info.name, info.summary));
+    }
+    if extension == X::Svbare && !on {
+        return Err(ModelError::Conflict("CPU extension 'svbare' cannot be switched off".into()));
     }
     if extension == X::G && !on {
         return Err(ModelError::Conflict(

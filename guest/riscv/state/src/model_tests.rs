@@ -95,6 +95,48 @@ fn defaults_go_with_what_they_need() {
 }
 
 #[test]
+fn switching_the_whole_off_switches_off_parts_nobody_asked_for() {
+    let vectors = |text| parse(text).extensions().has(X::Zve32x);
+    assert!(vectors("max") && !vectors("max,v=off") && vectors("max,v=off,zve32x=on"));
+    assert!(!parse("max,v=off,zve32x=on").extensions().has(X::Zve64x));
+    assert!(!parse("rv64,m=off").extensions().has(X::Zmmul));
+    assert!(parse("rv64,m=off,zmmul=on").extensions().has(X::Zmmul));
+    assert!(!parse("rv64,zmmul=off").extensions().has(X::M));
+    assert!(parse("rv64,c=off,zca=on").config().has_compressed());
+    assert!(refusal("rv64,svbare=off").contains("svbare"));
+}
+
+/// Any two switches together: a consistent hart, or a refusal that names one of them.
+#[test]
+fn two_switches_make_a_consistent_hart_or_are_refused() {
+    for a in EXTENSIONS.iter().filter(|e| e.implemented) {
+        for b in EXTENSIONS.iter().filter(|e| e.implemented && e.extension != a.extension) {
+            for (on_a, on_b) in [("on", "on"), ("on", "off"), ("off", "off")] {
+                let text = format!("max,{}={on_a},{}={on_b}", a.name, b.name);
+                match CpuModel::parse(&text) {
+                    Ok(m) => {
+                        assert_eq!(m.extensions().has(a.extension), on_a == "on", "{text}");
+                        assert_eq!(m.extensions().has(b.extension), on_b == "on", "{text}");
+                        for (extension, needs) in NEEDS {
+                            let has = m.extensions();
+                            assert!(
+                                !has.has(*extension) || has.has(*needs),
+                                "{text}: {extension:?} {needs:?}"
+                            );
+                        }
+                    }
+                    Err(e) => {
+                        let e = e.to_string();
+                        let named = [a.name, b.name].iter().any(|name| e.contains(&format!("'{name}'")));
+                        assert!(named, "{text}: {e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_asked_for_brings_its_members() {
     let model = parse("rv64,v=true,vlen=256");
     for x in [X::V, X::Zve32x, X::Zve32f, X::Zve64x, X::Zve64f, X::Zve64d] {

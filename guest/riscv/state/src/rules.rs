@@ -6,6 +6,7 @@ use crate::extension::{Extension, Extension as X};
 /// first along where it was only a default.
 pub(crate) const NEEDS: &[(Extension, Extension)] = &[
     (X::M, X::I),
+    (X::M, X::Zmmul),
     (X::A, X::I),
     (X::C, X::I),
     (X::F, X::Zicsr),
@@ -85,4 +86,11 @@ pub(crate) const GROUPS: &[(Extension, &[Extension])] = &[
     (X::B, &[X::Zba, X::Zbb, X::Zbs]),
     (X::Zkn, &[X::Zbkb, X::Zbkc, X::Zbkx, X::Zkne, X::Zknd, X::Zknh]),
     (X::Zk, &[X::Zkn, X::Zkr, X::Zkt]),
+];
+
+/// Switching `.0` off by name switches off each of `.1` that was not asked for.
+pub(crate) const PARTS: &[(Extension, &[Extension])] = &[
+    (X::M, &[X::Zmmul]),
+    (X::C, &[X::Zca, X::Zcf, X::Zcd]),
+    (X::V, &[X::Zve64d, X::Zve64f, X::Zve64x, X::Zve32f, X::Zve32x]),
 ];
