@@ -77,6 +77,7 @@ pub(crate) fn set_privilege(st: &mut RiscvState, privilege: Privilege) {
 /// Floating-point and vector state may be used.
 pub(crate) fn units_on(st: &mut RiscvState) {
     st.m.mstatus |= mstatus::FS & 1 << 13 | mstatus::VS & 1 << 9;
+    st.mode = st.compute_mode();
 }
 
 /// The bits of the instruction in tests.

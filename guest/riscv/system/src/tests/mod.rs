@@ -2,5 +2,6 @@
 
 mod csr;
 mod events;
+mod hostile;
 mod paging;
 mod pmp;
