@@ -1,0 +1,193 @@
+//! The named models. What each starts from is a fact of QEMU's models and of the profiles' documents.
+
+use crate::extension::{Extension as X, ExtensionSet};
+use crate::state::satp;
+
+/// A model before properties change it.
+pub(crate) struct ModelDefinition {
+    pub name: &'static str,
+    pub summary: &'static str,
+    pub xlen: u32,
+    pub extensions: ExtensionSet,
+    /// Largest mode of satp.
+    pub satp: u32,
+    /// What the profile asks for; empty where the model is none.
+    pub profile: ExtensionSet,
+}
+
+/// Modes and single letters that every model has.
+const BASE: ExtensionSet = ExtensionSet::of(&[
+    X::I,
+    X::M,
+    X::A,
+    X::F,
+    X::D,
+    X::C,
+    X::S,
+    X::U,
+    X::Svbare,
+    X::Zicsr,
+    X::Zifencei,
+    X::Zmmul,
+    X::Zaamo,
+    X::Zalrsc,
+    X::Zca,
+    X::Zcd,
+    X::Zicntr,
+    X::Zihpm,
+]);
+
+/// Properties of the memory and of the privileged architecture that hold here whatever the model.
+const ALWAYS: ExtensionSet = ExtensionSet::of(&[
+    X::Ziccamoa,
+    X::Ziccif,
+    X::Zicclsm,
+    X::Ziccrse,
+    X::Za64rs,
+    X::Ssccptr,
+    X::Sscounterenw,
+    X::Sstvala,
+    X::Sstvecd,
+]);
+
+const GENERIC: ExtensionSet = BASE.union(ALWAYS).union(ExtensionSet::of(&[
+    X::Zicbom,
+    X::Zicbop,
+    X::Zicboz,
+    X::Zic64b,
+    X::Zihintntl,
+    X::Zihintpause,
+    X::Zawrs,
+    X::Zfa,
+    X::Zba,
+    X::Zbb,
+    X::Zbc,
+    X::Zbs,
+    X::B,
+    X::Sstc,
+    X::Svadu,
+]));
+
+const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
+    X::V,
+    X::Zve64d,
+    X::Zve64f,
+    X::Zve64x,
+    X::Zve32f,
+    X::Zve32x,
+    X::Zicond,
+    X::Zimop,
+    X::Zacas,
+    X::Zfh,
+    X::Zfhmin,
+    X::Zbkb,
+    X::Zbkc,
+    X::Zbkx,
+    X::Zk,
+    X::Zkn,
+    X::Zknd,
+    X::Zkne,
+    X::Zknh,
+    X::Zkr,
+    X::Zkt,
+    X::Smstateen,
+    X::Ssstateen,
+    X::Sscofpmf,
+    X::Svade,
+    X::Svinval,
+    X::Svnapot,
+    X::Svpbmt,
+]));
+
+/// RVA22S64 (RISC-V profiles, "RVA22S64 Profile") with what RVA22U64 asks for.
+const RVA22: ExtensionSet = BASE.union(ALWAYS).union(ExtensionSet::of(&[
+    X::Zihintpause,
+    X::Zba,
+    X::Zbb,
+    X::Zbs,
+    X::B,
+    X::Zic64b,
+    X::Zicbom,
+    X::Zicbop,
+    X::Zicboz,
+    X::Zfhmin,
+    X::Zkt,
+    X::Svade,
+    X::Svpbmt,
+    X::Svinval,
+]));
+
+/// RVA23S64 (RISC-V profiles, "RVA23S64 Profile") with what RVA23U64 asks for.
+const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
+    X::V,
+    X::Zve64d,
+    X::Zve64f,
+    X::Zve64x,
+    X::Zve32f,
+    X::Zve32x,
+    X::Zvfhmin,
+    X::Zvbb,
+    X::Zvkt,
+    X::Zihintntl,
+    X::Zicond,
+    X::Zimop,
+    X::Zcmop,
+    X::Zcb,
+    X::Zfa,
+    X::Zawrs,
+    X::Supm,
+    X::Svnapot,
+    X::Sstc,
+    X::Sscofpmf,
+    X::Ssnpm,
+    X::Ssu64xl,
+    X::Sha,
+    X::H,
+]));
+
+const RVA23_MISSING: ExtensionSet =
+    ExtensionSet::of(&[X::Zvfhmin, X::Zvbb, X::Zvkt, X::Zcmop, X::Zcb, X::Supm, X::Ssnpm, X::Sha, X::H]);
+
+/// All models; the first is the default of 64-bit machines.
+pub(crate) const MODELS: &[ModelDefinition] = &[
+    ModelDefinition {
+        name: "rv64",
+        summary: "generic 64-bit hart",
+        xlen: 64,
+        extensions: GENERIC.union(ExtensionSet::of(&[X::Ssu64xl])),
+        satp: satp::SV57,
+        profile: ExtensionSet::of(&[]),
+    },
+    ModelDefinition {
+        name: "rv32",
+        summary: "generic 32-bit hart",
+        xlen: 32,
+        extensions: GENERIC.union(ExtensionSet::of(&[X::Zcf])),
+        satp: satp::SV32,
+        profile: ExtensionSet::of(&[]),
+    },
+    ModelDefinition {
+        name: "max",
+        summary: "64-bit hart with every implemented extension",
+        xlen: 64,
+        extensions: MAX.union(ExtensionSet::of(&[X::Ssu64xl])),
+        satp: satp::SV57,
+        profile: ExtensionSet::of(&[]),
+    },
+    ModelDefinition {
+        name: "rva22s64",
+        summary: "the RVA22S64 profile",
+        xlen: 64,
+        extensions: RVA22,
+        satp: satp::SV39,
+        profile: RVA22,
+    },
+    ModelDefinition {
+        name: "rva23s64",
+        summary: "the RVA23S64 profile, as far as it is implemented",
+        xlen: 64,
+        extensions: RVA23_PROFILE.without(RVA23_MISSING),
+        satp: satp::SV39,
+        profile: RVA23_PROFILE,
+    },
+];

@@ -1,0 +1,109 @@
+//! Performance counters: what they count, when, and what happens when they overflow (privileged specification,
+//! "Hardware Performance Monitor"; Sscofpmf).
+//!
+//! Counters are brought up to date when they are looked at, and before anything changes whether they count: their
+//! own registers, and the privilege mode while a filter is set.
+
+use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::extension::Extension;
+use rhea_riscv_state::state::Privilege;
+
+use crate::bus::SystemBus;
+use crate::interrupt::bit;
+
+/// Bits and values of mhpmevent.
+pub mod event {
+    #![allow(missing_docs, reason = "the names are the architecture's own")]
+    pub const OF: u64 = 1 << 63;
+    pub const MINH: u64 = 1 << 62;
+    pub const SINH: u64 = 1 << 61;
+    pub const UINH: u64 = 1 << 60;
+    /// The part that selects what is counted.
+    pub const SELECTOR: u64 = 3;
+    /// Counts cycles.
+    pub const CYCLES: u64 = 1;
+    /// Counts retired instructions.
+    pub const INSTRUCTIONS: u64 = 2;
+}
+
+const FILTERS: u64 = event::MINH | event::SINH | event::UINH;
+
+/// Counters that exist, by bit: cycle, instret and the programmable ones.
+pub const fn implemented(st: &RiscvState) -> u64 {
+    let programmable = if st.has(Extension::Zihpm) { st.config.pmu_mask as u64 & !7 } else { 0 };
+    5 | programmable
+}
+
+/// Bits of mhpmevent that can be set.
+pub fn legal_event(st: &RiscvState) -> u64 {
+    let mut legal = event::SELECTOR;
+    if st.has(Extension::Sscofpmf) {
+        legal |= event::OF | event::MINH | event::SINH | event::UINH;
+    }
+    legal
+}
+
+fn filtered(event: u64, privilege: Privilege) -> bool {
+    let bit = match privilege {
+        Privilege::Machine => event::MINH,
+        Privilege::Supervisor => event::SINH,
+        Privilege::User => event::UINH,
+    };
+    event & bit != 0
+}
+
+/// Brings all counters up to date.
+pub fn sync(st: &mut RiscvState, bus: &mut dyn SystemBus) {
+    let (cycles, instructions) = (bus.cycles(), bus.instructions());
+    let new_cycles = cycles.wrapping_sub(st.counters.cycle_seen);
+    let new_instructions = instructions.wrapping_sub(st.counters.instret_seen);
+    (st.counters.cycle_seen, st.counters.instret_seen) = (cycles, instructions);
+    let privilege = st.privilege();
+    let mut counting = implemented(st) & !st.m.mcountinhibit;
+    while counting != 0 {
+        let i = counting.trailing_zeros() as usize;
+        counting &= counting - 1;
+        let setting = st.counters.event[i];
+        let step = match (i, setting & event::SELECTOR) {
+            (0, _) | (3.., event::CYCLES) => new_cycles,
+            (2, _) | (3.., event::INSTRUCTIONS) => new_instructions,
+            _ => continue,
+        };
+        if filtered(setting, privilege) {
+            continue;
+        }
+        let (value, overflow) = st.counters.value[i].overflowing_add(step);
+        st.counters.value[i] = value;
+        if overflow && i >= 3 && st.has(Extension::Sscofpmf) && setting & event::OF == 0 {
+            st.counters.event[i] |= event::OF;
+            st.m.mip |= bit::LCOFI;
+        }
+    }
+}
+
+/// To be called before the privilege mode changes.
+pub fn before_mode_change(st: &mut RiscvState, bus: &mut dyn SystemBus) {
+    if st.has(Extension::Sscofpmf) && st.counters.event.iter().any(|e| e & FILTERS != 0) {
+        sync(st, bus);
+    }
+}
+
+/// Notices overflows that nobody looked for, where a counter could raise an interrupt.
+pub fn poll_overflow(st: &mut RiscvState, bus: &mut dyn SystemBus) {
+    let armed = |e: &u64| *e & event::SELECTOR != 0 && *e & event::OF == 0;
+    if st.has(Extension::Sscofpmf) && st.m.mie & bit::LCOFI != 0 && st.counters.event.iter().any(armed) {
+        sync(st, bus);
+    }
+}
+
+/// Whether the present mode may read counter `number` through its user-level register.
+pub fn readable(st: &RiscvState, number: u32) -> bool {
+    let privilege = st.privilege();
+    let by_machine = st.m.mcounteren >> number & 1 != 0;
+    let by_supervisor = st.s.scounteren >> number & 1 != 0;
+    match privilege {
+        Privilege::Machine => true,
+        Privilege::Supervisor => by_machine,
+        Privilege::User => by_machine && (by_supervisor || !st.has(Extension::S)),
+    }
+}

@@ -1,0 +1,7 @@
+//! Each rule of the specification that this crate carries out, by area.
+
+mod csr;
+mod events;
+mod hostile;
+mod paging;
+mod pmp;
