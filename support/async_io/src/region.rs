@@ -32,7 +32,7 @@ unsafe impl Sync for Region {}
 impl Drop for Region {
     fn drop(&mut self) {
         if self.layout.size() >= MAPPED {
-            keep(Mapping { start: self.start, len: self.layout.size() });
+            keep(&SPARE, Mapping { start: self.start, len: self.layout.size() });
             return;
         }
         // SAFETY: allocated in `Region::new` with the same layout, freed once.
@@ -48,7 +48,7 @@ impl Region {
         let layout =
             Layout::from_size_align(len.max(1), align).expect("a request's length fits an address space");
         if len >= MAPPED {
-            let (mapping, zeroed) = match take_kept(len) {
+            let (mapping, zeroed) = match take_kept(&SPARE, len) {
                 Some(kept) => (kept, false),
                 None => (Mapping::new(len).unwrap_or_else(|| handle_alloc_error(layout)), true),
             };
@@ -110,9 +110,13 @@ struct Spare {
     bytes: usize,
 }
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { mappings: Vec::new(), bytes: 0 });
+static SPARE: Mutex<Spare> = Mutex::new(Spare::new());
 
 impl Spare {
+    const fn new() -> Self {
+        Self { mappings: Vec::new(), bytes: 0 }
+    }
+
     /// Takes out the oldest ones until no more than `bytes` are left.
     fn shrink_to(&mut self, bytes: usize) -> Vec<Mapping> {
         let mut left = self.bytes;
@@ -128,8 +132,8 @@ impl Spare {
 }
 
 /// Keeps a mapping for later, in place of older ones if there are too many.
-fn keep(mapping: Mapping) {
-    let mut spare = SPARE.lock();
+fn keep(spare: &Mutex<Spare>, mapping: Mapping) {
+    let mut spare = spare.lock();
     spare.bytes += mapping.len;
     spare.mappings.push(mapping);
     let old = spare.shrink_to(KEPT);
@@ -139,8 +143,8 @@ fn keep(mapping: Mapping) {
 }
 
 /// A mapping of at least `len` bytes that was kept. If there is none, as much of the others goes as will be mapped anew.
-fn take_kept(len: usize) -> Option<Mapping> {
-    let mut spare = SPARE.lock();
+fn take_kept(spare: &Mutex<Spare>, len: usize) -> Option<Mapping> {
+    let mut spare = spare.lock();
     // The one that was used last is the likeliest to be in the processor's caches.
     let fits = |m: &Mapping| m.len >= len && m.len <= 2 * len;
     if let Some(at) = spare.mappings.iter().rposition(fits) {
@@ -159,38 +163,35 @@ fn take_kept(len: usize) -> Option<Mapping> {
 mod tests {
     use super::*;
 
-    /// One at a time, as the kept memory is everybody's.
-    static ALONE: Mutex<()> = Mutex::new(());
-
     #[test]
     fn recycled_memory_is_zeroed_where_zeroes_are_asked_for() {
-        let _alone = ALONE.lock();
         for len in [MAPPED, MAPPED + 5, 3 * MAPPED, 100 << 10] {
             drop(IoVector::from_slice(&vec![0xff; len]));
             assert!(IoVector::zeroed(len).view().is_zero());
             let scratch = IoVector::scratch(len - 1);
             assert!(scratch.is_aligned(IoVector::ALIGNMENT) && scratch.len() == len - 1);
         }
-        let many: Vec<_> = (0..200).map(|_| IoVector::scratch(MAPPED)).collect();
-        drop(many);
-        assert!(SPARE.lock().bytes <= KEPT);
+    }
+
+    fn mappings(count: usize, len: usize) -> Vec<Mapping> {
+        (0..count).map(|_| Mapping::new(len).expect("memory")).collect()
     }
 
     #[test]
     fn what_is_kept_makes_way_for_other_sizes() {
-        let _alone = ALONE.lock();
-        let small: Vec<_> = (0..KEPT / MAPPED).map(|_| IoVector::scratch(MAPPED)).collect();
-        drop(small);
-        assert_eq!(SPARE.lock().bytes, KEPT);
-        let large: Vec<_> = (0..4).map(|_| IoVector::scratch(KEPT / 4)).collect();
-        assert_eq!(SPARE.lock().bytes, 0, "nothing of the size that nobody asks for is left");
-        drop(large);
-        let kept = SPARE.lock().bytes;
-        let again = IoVector::scratch(KEPT / 4);
-        assert_eq!(SPARE.lock().bytes, kept - KEPT / 4, "the same size is used again");
-        drop(again);
-        // More than is ever kept goes back at once.
-        drop(IoVector::scratch(KEPT + MAPPED));
-        assert!(SPARE.lock().bytes <= KEPT);
+        let spare = Mutex::new(Spare::new());
+        let bytes = || spare.lock().bytes;
+        mappings(KEPT / MAPPED + 3, MAPPED).into_iter().for_each(|mapping| keep(&spare, mapping));
+        assert_eq!(bytes(), KEPT);
+        for used in 1..=4 {
+            assert!(take_kept(&spare, KEPT / 4).is_none());
+            assert_eq!(bytes(), KEPT - used * (KEPT / 4), "sizes that nobody asks for go");
+        }
+        mappings(2, KEPT / 4).into_iter().for_each(|mapping| keep(&spare, mapping));
+        assert!(take_kept(&spare, KEPT / 4).is_some_and(|mapping| mapping.len == KEPT / 4));
+        assert_eq!(bytes(), KEPT / 4);
+        // What is longer than all that is ever kept goes back at once.
+        keep(&spare, Mapping::new(KEPT + MAPPED).expect("memory"));
+        assert_eq!(bytes(), 0);
     }
 }

@@ -70,9 +70,9 @@ pub const ALL: &[Case] = &[
     convert("convert qcow2 to raw", "convert -f qcow2 -O raw disk.qcow2 OUT", "raw"),
     convert("convert qcow2 to qcow2", "convert -f qcow2 -O qcow2 disk.qcow2 OUT", "qcow2"),
     convert("convert, 16 in any order", "convert -W -m 16 -f raw -O qcow2 disk.raw OUT", "qcow2"),
-    convert("convert, zlib", "convert -c -f qcow2 -O qcow2 disk.qcow2 OUT", "qcow2"),
-    convert("convert, zlib in any order", "convert -c -W -f qcow2 -O qcow2 disk.qcow2 OUT", "qcow2"),
-    convert("convert, zstd", "convert -c -f qcow2 -O qcow2 -o compression_type=zstd disk.qcow2 OUT", "qcow2"),
+    compress("convert, zlib", "convert -c -f qcow2 -O qcow2 disk.qcow2 OUT"),
+    compress("convert, zlib in any order", "convert -c -W -f qcow2 -O qcow2 disk.qcow2 OUT"),
+    compress("convert, zstd", "convert -c -f qcow2 -O qcow2 -o compression_type=zstd disk.qcow2 OUT"),
     Case {
         reads: &["disk.raw", "same.raw"],
         ..image("compare raw, raw", "compare -f raw -F raw disk.raw same.raw")
@@ -109,6 +109,8 @@ pub const ALL: &[Case] = &[
     nbd("NBD, read 4 KiB, depth 1", "disk.raw", "bench -f raw -c 20000 -d 1 -s 4096 -S 8675328 URI"),
     nbd("NBD, read 4 KiB, depth 32", "disk.raw", "bench -f raw -c 50000 -d 32 -s 4096 -S 8675328 URI"),
     nbd("NBD, write 4 KiB, depth 32", "written.raw", "bench -w -f raw -c 50000 -d 32 -s 4096 -S 8675328 URI"),
+    nbd("NBD, read 256 KiB, depth 8", "disk.raw", "bench -f raw -c 10000 -d 8 -s 256k -S 8650752 URI"),
+    nbd("NBD, write 256 KiB, depth 8", "written.raw", "bench -w -f raw -c 5000 -d 8 -s 256k -S 8650752 URI"),
     nbd("NBD, read 2 MiB, depth 8", "disk.raw", "bench -f raw -c 1000 -d 8 -s 2M URI"),
     nbd("NBD, write 2 MiB, depth 8", "written.raw", "bench -w -f raw -c 1000 -d 8 -s 2M URI"),
     Case { target: Some("raw"), ..nbd("NBD, convert to raw", "disk.raw", "convert -f raw -O raw URI OUT") },
