@@ -1,5 +1,6 @@
 //! The decision tree: which bits to look at first, so that few instructions are left to be told apart.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::condition::Condition;
@@ -11,6 +12,10 @@ const MAX_BITS: u32 = 8;
 
 /// As few instructions as this are tried one after another.
 const FEW: usize = 2;
+
+/// Repetitions of instructions in the whole tree, for each instruction: a table of overlaps only must not grow a tree
+/// without bound. A usual one has less than one.
+const MAX_REPEATED: usize = 32;
 
 /// What is done with a word of which some bits are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +48,15 @@ impl Node {
 pub(crate) fn build(patterns: &[Pattern], order: &[usize], width: u32) -> Node {
     let candidates: Vec<usize> =
         order.iter().copied().filter(|index| patterns[*index].width == width).collect();
-    let builder = Builder { patterns, width };
+    let builder = Builder { patterns, width, repeatable: Cell::new(candidates.len() * MAX_REPEATED) };
     builder.node(&candidates, Cube::ALL)
 }
 
 struct Builder<'a> {
     patterns: &'a [Pattern],
     width: u32,
+    /// Repetitions that may still be made.
+    repeatable: Cell<usize>,
 }
 
 impl Builder<'_> {
@@ -112,11 +119,15 @@ impl Builder<'_> {
             return None;
         }
         // At first instructions that leave bits open may be repeated a little; if nothing tells enough apart, more.
+        let most = candidates.len() + self.repeatable.get();
         let careful = candidates.len() + candidates.len() / 4;
-        self.best(candidates, known, careful, MAX_BITS).or_else(|| {
+        let (low, bits) = self.best(candidates, known, careful.min(most), MAX_BITS).or_else(|| {
             let single = candidates.len() + candidates.len() * 3 / 4;
-            self.best(candidates, known, single, 1)
-        })
+            self.best(candidates, known, single.min(most), 1)
+        })?;
+        let repeated = self.repetitions(candidates, ones(bits) << low) - candidates.len();
+        self.repeatable.set(self.repeatable.get().saturating_sub(repeated));
+        Some((low, bits))
     }
 
     fn best(&self, candidates: &[usize], known: u64, repeated: usize, max_bits: u32) -> Option<(u32, u32)> {
