@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use crate::{Constant, Csr, FenceSet, Mask, Ordering, Rounding, Upper, Vtype, csr};
+use crate::{Constant, Csr, Exact, FenceSet, Mask, Ordering, Rounding, Upper, Vtype, csr};
 
 impl Display for Csr {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -27,6 +27,17 @@ impl Display for Rounding {
             7 => "",
             _ => ",reserved",
         })
+    }
+}
+
+/// Mode 0 is what an assembler writes if nothing is said, and goes without saying.
+impl Display for Exact {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self.0 {
+            0 => Ok(()),
+            7 => f.write_str(",dyn"),
+            mode => Rounding(mode).fmt(f),
+        }
     }
 }
 
