@@ -21,20 +21,10 @@ pub(super) fn decoders(table: &Table, precedence: &Precedence, out: &mut Output)
         out.line(format!(
             "/// The instruction that a word of {width} bits is to a processor with these features."
         ));
-        out.line(format!(
-            "pub fn decode{width}(word: {}, features: &Features) -> Option<Instruction> {{",
-            word_type(width)
-        ));
-        writer.body(&tree, format!("decode{width}"), out);
-        out.line("}");
+        writer.function("pub fn", &tree, format!("decode{width}"), out);
         while let Some((name, node)) = writer.later.pop() {
             out.line("");
-            out.line(format!(
-                "fn {name}(word: {}, features: &Features) -> Option<Instruction> {{",
-                word_type(width)
-            ));
-            writer.body(&node, name, out);
-            out.line("}");
+            writer.function("fn", &node, name, out);
         }
     }
 }
@@ -47,12 +37,22 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// A function's body.
-    fn body(&mut self, node: &Node, name: String, out: &mut Output) {
-        let certain = self.node(node, &name, out);
-        if !certain {
-            out.line("None");
+    fn function(&mut self, keyword: &str, node: &Node, name: String, out: &mut Output) {
+        let mut body = Output { depth: 1, ..Output::default() };
+        if !self.node(node, &name, &mut body) {
+            body.line("None");
         }
+        // What the body does not look at has an underscore.
+        let parameter =
+            |name: &str| if body.text.contains(name) { name.to_owned() } else { format!("_{name}") };
+        out.line(format!(
+            "{keyword} {name}({}: {}, {}: &Features) -> Option<Instruction> {{",
+            parameter("word"),
+            word_type(self.width),
+            parameter("features"),
+        ));
+        out.text.push_str(&body.text);
+        out.line("}");
     }
 
     /// Statements that return the instruction, if there is one; true if they always return.

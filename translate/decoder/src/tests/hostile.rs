@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::build::{Source, generate};
 
-const TABLE: &str = include_str!("golden/toy.isa");
+const TABLE: &str = include_str!("../../tests/golden/toy.isa");
 
 /// Words that mean something somewhere.
 const PIECES: &[&str] = &[

@@ -1,10 +1,8 @@
 //! Tests of the whole generator.
 
 mod errors;
-mod golden;
 mod hostile;
 mod property;
-mod toy;
 
 use crate::build::{Source, generate};
 

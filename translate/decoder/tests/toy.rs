@@ -45,6 +45,14 @@ fn wide_words_have_a_decoder_of_their_own() {
     assert_eq!(decode32(0xe123_4567, &SLOW.without(Feature::Wide)), None);
 }
 
+#[test]
+fn words_of_64_bits_have_fields_beyond_32() {
+    let text = |word| decode64(word, &SLOW).map(|i| i.display(0, 64).to_string());
+    assert_eq!(text(0xff05_1234_5678_9aff).as_deref(), Some("prefixed 0x123456789a, -8, 63, -31"));
+    assert_eq!(text(0x7ffd_ffff_ffff_ff00).as_deref(), Some("prefixed 0xffffffffff, 260096, 1, 31"));
+    assert_eq!(text(0x7ffe_ffff_ffff_ff00), None);
+}
+
 /// Tells which method was called.
 struct Called;
 
@@ -73,6 +81,10 @@ impl Translate for Called {
 
     fn load(&mut self, a: Load) -> String {
         format!("load {}", a.scale)
+    }
+
+    fn prefixed(&mut self, a: Prefixed) -> String {
+        format!("prefixed {}", a.far_address)
     }
 
     fn big(&mut self, a: Big) -> String {
