@@ -37,6 +37,8 @@ pub(super) fn features(table: &Table, out: &mut Output) {
         out.line("}");
     }
     out.lines(&["}", "}"]);
+    // An enum without variants cannot be cast, and there is nothing to do with it.
+    let body = |body| if table.features.is_empty() { "match feature {}" } else { body };
     out.lines(&[
         "",
         "/// A set of features.",
@@ -50,18 +52,18 @@ pub(super) fn features(table: &Table, out: &mut Output) {
         "/// The set with one more.",
         "#[must_use]",
         "pub const fn with(self, feature: Feature) -> Features {",
-        "Features(self.0 | 1 << feature as u32)",
+        body("Features(self.0 | 1 << feature as u32)"),
         "}",
         "",
         "/// The set with one less.",
         "#[must_use]",
         "pub const fn without(self, feature: Feature) -> Features {",
-        "Features(self.0 & !(1 << feature as u32))",
+        body("Features(self.0 & !(1 << feature as u32))"),
         "}",
         "",
         "/// True if the set has it.",
         "pub const fn has(&self, feature: Feature) -> bool {",
-        "self.0 >> (feature as u32) & 1 != 0",
+        body("self.0 >> (feature as u32) & 1 != 0"),
         "}",
         "}",
     ]);
