@@ -7,9 +7,19 @@ use rhea_boot_tests::kernels::Guest;
 use crate::cargo::{build_rhea, cargo, run};
 use crate::{demo, lint, packages};
 
-/// Compilers for the guest programs, for 64 and 32 bits; programs that talk to our NBD server and client.
-const PACKAGES: &[&str] =
-    &["gcc", "binutils", "libc6-dev", "gcc-multilib", "libc6-dev-i386", "libnbd-bin", "nbdkit", "procps"];
+/// Compilers for the guest programs, for 64 and 32 bits; disassemblers that ours are compared with; programs that talk to
+/// our NBD server and client.
+const PACKAGES: &[&str] = &[
+    "gcc",
+    "binutils",
+    "binutils-riscv64-linux-gnu",
+    "libc6-dev",
+    "gcc-multilib",
+    "libc6-dev-i386",
+    "libnbd-bin",
+    "nbdkit",
+    "procps",
+];
 
 /// How often the boot that is repeated is repeated.
 const REPETITIONS: &str = "RHEA_TEST_REPETITIONS";

@@ -1,0 +1,3 @@
+//! What `rhea-decoder` makes of the tables.
+
+include!(concat!(env!("OUT_DIR"), "/instructions.rs"));
