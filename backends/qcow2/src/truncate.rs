@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use rhea_async_io::IoVector;
-use rhea_block::{BlockError, Preallocation, Progress, Result, Truncate, WriteFlags};
+use rhea_block::{BlockError, Preallocation, Progress, Result, ResultExt, Truncate, WriteFlags};
 
 use crate::finish::finish;
 use crate::geometry::{ALL_ALLOCATED, COPIED, L2Entry, OFFSET_MASK};
@@ -213,7 +213,8 @@ impl Image {
                 Preallocation::Metadata => Preallocation::Off,
                 other => other,
             };
-            file.truncate(file_end, Truncate { exact: false, preallocation, zero: false }).await?;
+            let how = Truncate { exact: false, preallocation, zero: false };
+            file.truncate(file_end, how).await.context("Failed to resize underlying file")?;
         }
         Ok(())
     }

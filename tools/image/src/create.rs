@@ -71,7 +71,7 @@ async fn create(
     make(session, format, filename, known.for_driver(&options)?, known.has("cluster_size")).await
 }
 
-/// Makes the image by its driver.
+/// Makes the image by its driver. What it could not finish of a file that nobody had before goes again.
 pub(crate) async fn make(
     session: &Session,
     format: &str,
@@ -79,7 +79,11 @@ pub(crate) async fn make(
     options: Options,
     has_clusters: bool,
 ) -> Outcome<()> {
+    let is_new = is_new_file(filename);
     let made = session.registry.create(format, filename, options, &Progress::new()).await;
+    if made.is_err() && is_new {
+        let _ = std::fs::remove_file(filename.strip_prefix("file:").unwrap_or(filename));
+    }
     made.map_err(|error| {
         if error.errno() != libc::EFBIG {
             return error.into();

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 4 << 20;
 /// So few requests may hold more in all, as large ones should be under way several at a time too ...
 const FEW: usize = 8;
 /// ... but not more than this (a single request may reach the protocol's limit in any case).
-const MAX_BYTES_OF_FEW: u64 = 16 << 20;
+const MAX_BYTES_OF_FEW: u64 = 6 << 20;
 /// Bytes of data that wait to be sent before no more is read.
 const MAX_UNSENT: u64 = 1 << 20;
 
