@@ -174,7 +174,7 @@ impl Filter for Blkdebug {
     }
 
     fn limits(&self) -> Limits {
-        self.alignments.apply(self.child.node().limits())
+        self.alignments.apply(Limits { max_transfer: 0, ..self.child.node().limits() })
     }
 
     async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {

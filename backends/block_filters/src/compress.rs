@@ -52,7 +52,7 @@ impl Filter for Compress {
 
     /// Whole clusters, one at a time: the block layer reads and writes around smaller requests.
     fn limits(&self) -> Limits {
-        Limits { request_alignment: self.cluster_size, ..self.child.node().limits() }
+        Limits { request_alignment: self.cluster_size, max_transfer: 0, ..self.child.node().limits() }
     }
 
     async fn write(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {

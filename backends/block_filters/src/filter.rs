@@ -21,9 +21,9 @@ pub trait Filter: Send + Sync + 'static {
         vec![self.child().clone()]
     }
 
-    /// See [`Node::limits`].
+    /// See [`Node::limits`]. A filter passes on requests of any length: its child's block layer splits them.
     fn limits(&self) -> Limits {
-        self.child().node().limits()
+        Limits { max_transfer: 0, ..self.child().node().limits() }
     }
 
     /// See [`Node::length`].
@@ -115,12 +115,7 @@ impl<F: Filter> Node for FilterNode<F> {
     fn limits(&self) -> Limits {
         let limits = self.0.limits();
         // What the child does not heed itself, its own block layer makes up for.
-        Limits {
-            native_write: WriteFlags::all(),
-            native_write_zeroes: WriteFlags::all(),
-            max_transfer: 0,
-            ..limits
-        }
+        Limits { native_write: WriteFlags::all(), native_write_zeroes: WriteFlags::all(), ..limits }
     }
 
     fn length(&self) -> u64 {

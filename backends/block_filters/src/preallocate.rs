@@ -80,7 +80,7 @@ impl Filter for Preallocate {
     }
 
     fn limits(&self) -> Limits {
-        Limits { growable: true, ..self.child.node().limits() }
+        Limits { growable: true, max_transfer: 0, ..self.child.node().limits() }
     }
 
     fn length(&self) -> u64 {
