@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rhea_boot_tests::debian::run;
-use rhea_boot_tests::guest::{self, Width};
+use rhea_boot_tests::guest::{self, Architecture};
 use rhea_boot_tests::initramfs::{self, PROMPT, READY};
 use rhea_boot_tests::kernels::{Emulator, Guest};
 use rhea_boot_tests::session::Session;
@@ -60,12 +60,13 @@ pub fn name(emulator: &Emulator) -> &'static str {
 
 /// Builds the benchmark program.
 pub fn build() -> anyhow::Result<PathBuf> {
-    guest::build("bench", &["bench/main.c", "bench/integer.c", "bench/float.c"], Width::Bits64, &[])
+    guest::build("bench", &["bench/main.c", "bench/integer.c", "bench/float.c"], Architecture::Amd64, &[])
 }
 
 /// The initramfs that every emulator boots.
 pub fn initramfs(program: &Path) -> anyhow::Result<PathBuf> {
-    let system = initramfs::busybox_system(&Guest::Bookworm.busybox()?, &[("bench", fs::read(program)?)])?;
+    let system =
+        initramfs::busybox_system(&Guest::Bookworm.busybox()?, &[("bench".into(), fs::read(program)?)])?;
     let folder = target_dir().join("bench");
     fs::create_dir_all(&folder)?;
     let image = folder.join("initramfs.cpio");
@@ -75,7 +76,7 @@ pub fn initramfs(program: &Path) -> anyhow::Result<PathBuf> {
 
 /// Boots once and measures everything.
 pub fn measure(emulator: &Emulator, image: &Path, cases: &[String]) -> anyhow::Result<Round> {
-    let mut command = emulator.boot(&Guest::Bookworm.kernel()?, image, "earlyprintk=ttyS0");
+    let mut command = emulator.boot(Guest::Bookworm, image, "earlyprintk=ttyS0")?;
     command.args(["-m", "1G", "-smp", "1"]);
     let mut round = Round::default();
     let mut session = start(emulator, command)?;
