@@ -139,7 +139,10 @@ impl Archive {
 }
 
 /// The address of the Debian mirror that this system is set up with.
-fn mirror() -> anyhow::Result<String> {
+///
+/// # Errors
+/// apt names none.
+pub fn mirror() -> anyhow::Result<String> {
     let targets = run(Command::new("apt-get").env("LC_ALL", "C").args([
         "indextargets",
         "--format",
