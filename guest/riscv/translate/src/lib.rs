@@ -15,9 +15,9 @@
 //! ```
 
 mod csr;
-mod instructions;
+mod generated;
 mod operands;
 mod processor;
 
-pub use instructions::*;
+pub use generated::*;
 pub use processor::Xlen;
