@@ -158,8 +158,7 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::H,
 ]));
 
-const RVA23_MISSING: ExtensionSet =
-    ExtensionSet::of(&[X::Zcmop, X::Zcb, X::Supm, X::Ssnpm, X::Sha, X::H]);
+const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Zcmop, X::Zcb, X::Supm, X::Ssnpm, X::Sha, X::H]);
 
 /// All models; the first is the default of 64-bit machines.
 pub(crate) const MODELS: &[ModelDefinition] = &[

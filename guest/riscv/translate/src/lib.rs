@@ -18,6 +18,7 @@ mod csr;
 mod instructions;
 mod operands;
 mod processor;
+pub mod vector;
 
 pub use instructions::*;
 pub use processor::Xlen;

@@ -28,12 +28,7 @@ const SBOX: [u8; 256] = {
             n += 1;
         }
         let b = if x == 0 { 0 } else { inverse };
-        table[i] = b
-            ^ b.rotate_left(1)
-            ^ b.rotate_left(2)
-            ^ b.rotate_left(3)
-            ^ b.rotate_left(4)
-            ^ 0x63;
+        table[i] = b ^ b.rotate_left(1) ^ b.rotate_left(2) ^ b.rotate_left(3) ^ b.rotate_left(4) ^ 0x63;
         i += 1;
     }
     table
@@ -109,7 +104,12 @@ pub(crate) fn from_words(words: [u32; 4]) -> Block {
 }
 
 /// Calls `f` with the byte offset of each group of `elements` elements of `bytes` bytes, relative to its operand.
-pub(crate) fn each_group(b: &mut Body<'_>, elements: usize, bytes: usize, mut f: impl FnMut(&mut File, usize)) {
+pub(crate) fn each_group(
+    b: &mut Body<'_>,
+    elements: usize,
+    bytes: usize,
+    mut f: impl FnMut(&mut File, usize),
+) {
     for group in b.start / elements..b.vl / elements {
         f(b.v, group * elements * bytes);
     }
@@ -129,9 +129,7 @@ pub(crate) fn aes(b: &mut Body<'_>, op: Op, immediate: u8) {
                 let s = inverse_shift_rows(s).map(|x| INVERSE_SBOX[usize::from(x)]);
                 inverse_mix_columns(xor(s, key))
             }
-            VaesdfVV | VaesdfVS => {
-                xor(inverse_shift_rows(s).map(|x| INVERSE_SBOX[usize::from(x)]), key)
-            }
+            VaesdfVV | VaesdfVS => xor(inverse_shift_rows(s).map(|x| INVERSE_SBOX[usize::from(x)]), key),
             Vaesz => xor(s, key),
             Vaeskf1 => from_words(next_key_128(words(key), immediate)),
             _ => from_words(next_key_256(words(s), words(key), immediate)),

@@ -1,7 +1,9 @@
 //! Conversions (vector specification, "Vector Floating-Point/Integer Type-Convert Instructions" and their widening and
 //! narrowing forms).
 
-use rhea_softfloat::{Env, Flags, Rounding, convert as convert_format, from_i64, from_u64, to_signed, to_unsigned};
+use rhea_softfloat::{
+    Env, Flags, Rounding, convert as convert_format, from_i64, from_u64, to_signed, to_unsigned,
+};
 
 use crate::elements::{Body, Element};
 use crate::float::{FloatElement, by_float_sew, by_wide_float_sew};
@@ -20,7 +22,9 @@ pub(crate) fn convert(b: &mut Body<'_>, op: Op, sew: u8, env: &mut Env) {
         VfncvtFXu | VfncvtFX => by_wide_float_sew!(sew, E, W => to_float::<E, W>(b, op, env)),
         VfwcvtFF => by_wide_float_sew!(sew, E, W => b.map::<W, E, E>(|x, _, _| change::<E, W>(x, env))),
         VfncvtFF => by_wide_float_sew!(sew, E, W => b.map::<E, W, W>(|x, _, _| change::<W, E>(x, env))),
-        VfncvtRodFF => by_wide_float_sew!(sew, E, W => b.map::<E, W, W>(|x, _, _| change_to_odd::<W, E>(x, env))),
+        VfncvtRodFF => {
+            by_wide_float_sew!(sew, E, W => b.map::<E, W, W>(|x, _, _| change_to_odd::<W, E>(x, env)))
+        }
         VfwcvtFXu | VfwcvtFX => wide_from_integer(b, op, sew, env),
         _ => narrow_from_float(b, op, sew, env),
     }
@@ -46,7 +50,8 @@ fn narrow_from_float(b: &mut Body<'_>, op: Op, sew: u8, env: &mut Env) {
 /// From numbers of type `S` to integers of type `D`.
 fn to_integer<D: Element, S: FloatElement>(b: &mut Body<'_>, op: Op, env: &mut Env) {
     use Op::*;
-    let truncates = matches!(op, VfcvtRtzXuF | VfcvtRtzXF | VfwcvtRtzXuF | VfwcvtRtzXF | VfncvtRtzXuF | VfncvtRtzXF);
+    let truncates =
+        matches!(op, VfcvtRtzXuF | VfcvtRtzXF | VfwcvtRtzXuF | VfwcvtRtzXF | VfncvtRtzXuF | VfncvtRtzXF);
     let rounding = if truncates { Rounding::TowardZero } else { env.rounding };
     let signed = matches!(op, VfcvtXF | VfcvtRtzXF | VfwcvtXF | VfwcvtRtzXF | VfncvtXF | VfncvtRtzXF);
     if signed {

@@ -89,7 +89,11 @@ pub(crate) fn environment(frm: u32) -> Env {
 /// The flags as fflags has them.
 pub(crate) fn fflags(env: &Env) -> u32 {
     let order = [Flags::INEXACT, Flags::UNDERFLOW, Flags::OVERFLOW, Flags::DIVIDE_BY_ZERO, Flags::INVALID];
-    order.iter().enumerate().filter(|(_, flag)| env.flags.contains(**flag)).fold(0, |bits, (i, _)| bits | 1 << i)
+    order
+        .iter()
+        .enumerate()
+        .filter(|(_, flag)| env.flags.contains(**flag))
+        .fold(0, |bits, (i, _)| bits | 1 << i)
 }
 
 /// The number of SEW that a floating-point register holds: the canonical NaN if it is not boxed (unprivileged
@@ -216,9 +220,9 @@ fn compare<E: FloatElement>(b: &mut Body<'_>, op: Op, env: &mut Env) {
         Vmfne => b.test::<E>(|x, y| compare_quiet(n(x), n(y), env) != Relation::Equal),
         Vmflt => b.test::<E>(|x, y| compare_signaling(n(x), n(y), env) == Relation::Less),
         Vmfgt => b.test::<E>(|x, y| compare_signaling(n(x), n(y), env) == Relation::Greater),
-        Vmfle => b.test::<E>(|x, y| {
-            matches!(compare_signaling(n(x), n(y), env), Relation::Less | Relation::Equal)
-        }),
+        Vmfle => {
+            b.test::<E>(|x, y| matches!(compare_signaling(n(x), n(y), env), Relation::Less | Relation::Equal))
+        }
         _ => b.test::<E>(|x, y| {
             matches!(compare_signaling(n(x), n(y), env), Relation::Greater | Relation::Equal)
         }),

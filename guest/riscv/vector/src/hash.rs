@@ -104,7 +104,8 @@ pub(crate) fn sha2(b: &mut Body<'_>, op: Op, sew: u8) {
 fn rounds<E: Element>(b: &mut Body<'_>, op: Op, functions: &Functions) {
     let (d, a, vs1) = (b.d, b.a, b.b);
     each_group(b, 4, E::BYTES, |v, at| {
-        let read = |from: usize| -> [u64; 4] { std::array::from_fn(|i| E::load(v, from + at + i * E::BYTES)) };
+        let read =
+            |from: usize| -> [u64; 4] { std::array::from_fn(|i| E::load(v, from + at + i * E::BYTES)) };
         let (x, y, z) = (read(d), read(a), read(vs1));
         let result = match op {
             Op::Vsha2ms => functions.schedule(x, y, z),

@@ -53,7 +53,49 @@ impl Registers {
 /// Whether the instruction is legal under vtype, whatever vl, vstart and frm are. `vtype` is the raw register.
 pub fn is_legal(config: &HartConfig, vtype: u64, o: &Operation) -> bool {
     let Some(vt) = Vtype::parse(config, vtype) else { return false };
-    registers_are_legal(vt, o) && widths_are_supported(config, vt, o)
+    registers_are_legal(vt, o) && sources_agree(&sources(vt, o)) && widths_are_supported(config, vt, o)
+}
+
+/// No register is a source with two widths.
+pub(crate) fn sources_agree(sources: &[Option<Registers>]) -> bool {
+    let agree = |a: Registers, b: Registers| a.eew == b.eew || !a.overlaps(b);
+    sources
+        .iter()
+        .enumerate()
+        .all(|(i, a)| sources[i + 1..].iter().flatten().all(|b| a.is_none_or(|a| agree(a, *b))))
+}
+
+/// The register groups that an instruction with legal registers reads.
+fn sources(vt: Vtype, o: &Operation) -> [Option<Registers>; 4] {
+    let group = |first, more: i8| Registers { first, emul: vt.lmul + more, eew: vt.sew as i8 + more };
+    let one = |first, more: i8| Registers { first, emul: 0, eew: vt.sew as i8 + more };
+    let (a, b) = match o.op.shape() {
+        Shape::WidenWide | Shape::Narrow => (group(o.vs2, 1), group(o.vs1, 0)),
+        Shape::Extend(by) => (group(o.vs2, -(by as i8)), group(o.vs1, 0)),
+        Shape::Reduce => (group(o.vs2, 0), one(o.vs1, 0)),
+        Shape::WidenReduce => (group(o.vs2, 0), one(o.vs1, 1)),
+        Shape::MaskScalar | Shape::MaskToMask | Shape::Iota => (Registers::mask(o.vs2), group(o.vs1, 0)),
+        Shape::Gather16 => {
+            let indices = Registers { first: o.vs1, emul: vt.lmul + 1 - vt.sew as i8, eew: 1 };
+            (group(o.vs2, 0), indices)
+        }
+        Shape::Compress => (group(o.vs2, 0), Registers::mask(o.vs1)),
+        Shape::MaskLogical | Shape::Whole | Shape::Scalar | Shape::ElementGroup(_) | Shape::Index => {
+            return [None; 4];
+        }
+        _ => (group(o.vs2, 0), group(o.vs1, 0)),
+    };
+    let only_vs2 = o.op.is_unary()
+        || matches!(o.op.shape(), Shape::Extend(_) | Shape::MaskScalar | Shape::MaskToMask | Shape::Iota);
+    let takes_mask =
+        o.masked || matches!(o.op.shape(), Shape::Carry) || matches!(o.op, Op::VmadcM | Op::VmsbcM);
+    let wider = i8::from(o.op.shape() == Shape::Widen);
+    [
+        (!o.op.ignores_vs2()).then_some(a),
+        (!o.scalar && !only_vs2).then_some(b),
+        takes_mask.then_some(Registers::mask(0)),
+        o.op.reads_vd().then_some(group(o.vd, wider)),
+    ]
 }
 
 fn registers_are_legal(vt: Vtype, o: &Operation) -> bool {
@@ -87,9 +129,7 @@ fn registers_are_legal(vt: Vtype, o: &Operation) -> bool {
             not_mask && apart(group(d, 0), group(a, 0)) && apart(group(d, 0), indices)
         }
         Shape::Compress => apart(group(d, 0), group(a, 0)) && apart(group(d, 0), Registers::mask(b)),
-        Shape::Whole => {
-            matches!(b, 1 | 2 | 4 | 8) && d.is_multiple_of(b) && a.is_multiple_of(b)
-        }
+        Shape::Whole => matches!(b, 1 | 2 | 4 | 8) && d.is_multiple_of(b) && a.is_multiple_of(b),
         Shape::Scalar => true,
         Shape::ElementGroup(kind) => group_is_legal(vt, o, kind),
     }

@@ -5,7 +5,7 @@ use rhea_riscv_state::state::HartConfig;
 
 use crate::elements::{Element, File, bit, by_sew};
 use crate::execute::Illegal;
-use crate::legality::Registers;
+use crate::legality::{self, Registers};
 use crate::vtype::{Vtype, elements};
 
 /// Memory by virtual address.
@@ -81,7 +81,7 @@ impl Transfer {
     pub const fn to_bits(self) -> u64 {
         self.addressing as u64
             | (self.width as u64 & 3) << 3
-            | (self.fields as u64 - 1 & 7) << 5
+            | ((self.fields as u64 - 1) & 7) << 5
             | (self.vd as u64 & 31) << 8
             | (self.vs2 as u64 & 31) << 13
             | (self.masked as u64) << 18
@@ -144,8 +144,9 @@ fn plan(config: &HartConfig, vtype: u64, vl: u64, t: &Transfer, is_load: bool) -
         return Err(Illegal);
     }
     if t.addressing == Addressing::Whole {
-        let fits = t.fields.is_power_of_two() && t.vd.is_multiple_of(t.fields) && 8u32 << t.width <= config.elen;
-        let count = (config.vlen as usize / 8 >> t.width) * usize::from(t.fields);
+        let fits =
+            t.fields.is_power_of_two() && t.vd.is_multiple_of(t.fields) && 8u32 << t.width <= config.elen;
+        let count = ((config.vlen as usize / 8) >> t.width) * usize::from(t.fields);
         let plan = Plan { width: t.width, registers: t.fields, fields: 1, count };
         return if fits { Ok(plan) } else { Err(Illegal) };
     }
@@ -161,12 +162,22 @@ fn plan(config: &HartConfig, vtype: u64, vl: u64, t: &Transfer, is_load: bool) -
         eew: t.width as i8,
     };
     let data = if indexed { Registers { first: t.vd, emul: vt.lmul, eew: vt.sew as i8 } } else { of_width };
+    if !data.is_aligned() || !of_width.is_aligned() {
+        return Err(Illegal);
+    }
     let all = data.count() * t.fields;
-    let fits = data.is_aligned() && of_width.is_aligned() && all <= 8 && t.vd + all <= 32;
+    let fits = all <= 8 && t.vd + all <= 32;
     let mask_is_kept = !(is_load && t.masked && t.vd == 0);
     let indices_are_kept = !(indexed && is_load)
         || if t.fields == 1 { data.may_overlap(of_width) } else { !overlaps(t.vd, all, of_width) };
-    if !(fits && mask_is_kept && indices_are_kept) {
+    let mask = t.masked.then_some(Registers::mask(0));
+    let sources = [indexed.then_some(of_width), mask, if is_load { None } else { Some(data) }];
+    let sources_agree = (0..t.fields).all(|field| {
+        let [indices, mask, data] = sources;
+        let data = data.map(|d| Registers { first: d.first + field * d.count(), ..d });
+        legality::sources_agree(&[indices, mask, data])
+    });
+    if !(fits && mask_is_kept && indices_are_kept && sources_agree) {
         return Err(Illegal);
     }
     let width = if indexed { vt.sew } else { t.width };
@@ -199,7 +210,8 @@ impl Places {
         Places {
             base,
             stride: if t.addressing == Addressing::Strided { stride } else { segment },
-            indices: (t.addressing == Addressing::Indexed).then(|| (usize::from(t.vs2 % 32) * bytes, t.width)),
+            indices: (t.addressing == Addressing::Indexed)
+                .then(|| (usize::from(t.vs2 % 32) * bytes, t.width)),
             mask: st.config.mask(),
             d: usize::from(t.vd % 32) * bytes,
             field_step: usize::from(plan.registers) * bytes,
@@ -235,9 +247,7 @@ fn run_length(places: &Places, first: u64, i: usize, count: usize) -> usize {
 }
 
 fn is_contiguous(t: &Transfer, plan: &Plan) -> bool {
-    plan.fields == 1
-        && !t.masked
-        && !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
+    plan.fields == 1 && !t.masked && !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
 }
 
 fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usize), Illegal> {

@@ -174,10 +174,65 @@ impl Op {
         use Op::*;
         matches!(
             self,
-            Vbrev8 | Vrev8 | Vbrev | Vclz | Vctz | VcpopV | Vfsqrt | Vfrsqrt7 | Vfrec7 | Vfclass
-                | VfcvtXuF | VfcvtXF | VfcvtFXu | VfcvtFX | VfcvtRtzXuF | VfcvtRtzXF
-                | VfwcvtFF | VfwcvtFXu | VfwcvtFX | VfwcvtXuF | VfwcvtXF | VfwcvtRtzXuF | VfwcvtRtzXF
-                | VfncvtFF | VfncvtRodFF | VfncvtFXu | VfncvtFX | VfncvtXuF | VfncvtXF | VfncvtRtzXuF | VfncvtRtzXF
+            Vbrev8
+                | Vrev8
+                | Vbrev
+                | Vclz
+                | Vctz
+                | VcpopV
+                | Vfsqrt
+                | Vfrsqrt7
+                | Vfrec7
+                | Vfclass
+                | VfcvtXuF
+                | VfcvtXF
+                | VfcvtFXu
+                | VfcvtFX
+                | VfcvtRtzXuF
+                | VfcvtRtzXF
+                | VfwcvtFF
+                | VfwcvtFXu
+                | VfwcvtFX
+                | VfwcvtXuF
+                | VfwcvtXF
+                | VfwcvtRtzXuF
+                | VfwcvtRtzXF
+                | VfncvtFF
+                | VfncvtRodFF
+                | VfncvtFXu
+                | VfncvtFX
+                | VfncvtXuF
+                | VfncvtXF
+                | VfncvtRtzXuF
+                | VfncvtRtzXF
+        )
+    }
+
+    /// A multiply-add: vd is a source too.
+    pub const fn reads_vd(self) -> bool {
+        use Op::*;
+        matches!(
+            self,
+            Vmacc
+                | Vnmsac
+                | Vmadd
+                | Vnmsub
+                | Vwmaccu
+                | Vwmacc
+                | Vwmaccus
+                | Vwmaccsu
+                | Vfmadd
+                | Vfnmadd
+                | Vfmsub
+                | Vfnmsub
+                | Vfmacc
+                | Vfnmacc
+                | Vfmsac
+                | Vfnmsac
+                | Vfwmacc
+                | Vfwnmacc
+                | Vfwmsac
+                | Vfwnmsac
         )
     }
 

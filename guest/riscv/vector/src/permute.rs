@@ -8,14 +8,14 @@ pub(crate) const fn is_slide(op: Op) -> bool {
     matches!(op, Op::Vslidedown | Op::Vslide1down | Op::Vfslide1down)
 }
 
-/// Moves of element 0 from and to a scalar register.
+/// Moves of element 0 from and to a scalar register. One that would begin behind the last element writes nothing.
 pub(crate) fn scalar(b: &mut Body<'_>, op: Op, sew: u8, start: usize) -> u64 {
     by_sew!(sew, E => match op {
         Op::VmvXS => E::signed(E::load(b.v, b.a)) as u64,
         Op::VfmvFS if E::BITS == 64 => E::load(b.v, b.a),
         Op::VfmvFS => E::load(b.v, b.a) | u64::MAX << (E::BITS % 64),
         _ => {
-            if start == 0 && b.vl != 0 {
+            if start < b.vl {
                 E::store(b.v, b.d, b.scalar.unwrap_or_default());
             }
             0

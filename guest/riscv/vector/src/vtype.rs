@@ -39,7 +39,7 @@ impl Vtype {
 /// Elements of `8 << width` bits in a group of `2^lmul` registers.
 pub(crate) const fn elements(config: &HartConfig, width: u8, lmul: i8) -> u64 {
     // Widest first: 1,024 bits and eight registers are 1,024 elements of 8 bits.
-    ((config.vlen as u64 / 8) << 3 >> width >> (3 - lmul)) as u64
+    (config.vlen as u64 / 8) << 3 >> width >> (3 - lmul)
 }
 
 /// What vl is asked to be.
