@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use rhea_bench::{ImagePlan, Plan};
+use rhea_bench::{ImagePlan, Machine, Plan};
 
 use crate::cargo::build_rhea;
 use crate::packages;
@@ -13,6 +13,7 @@ use crate::packages;
 enum Part {
     All,
     Machines,
+    Riscv64,
     Images,
 }
 
@@ -29,18 +30,29 @@ struct Wanted {
 pub fn run(arguments: &[&str]) -> anyhow::Result<()> {
     let wanted = parse(arguments)?;
     packages::install(&["gcc", "libc6-dev"])?;
+    let takes = |part| wanted.part == Part::All || wanted.part == part;
+    if takes(Part::Riscv64) {
+        packages::install(&["gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross"])?;
+        packages::install_opensbi()?;
+    }
     if wanted.install_peer {
-        if wanted.part != Part::Images {
-            packages::install_peer()?;
+        if takes(Part::Machines) {
+            packages::install_peer("x86_64")?;
+        }
+        if takes(Part::Riscv64) {
+            packages::install_peer("riscv64")?;
         }
         packages::install_image_tools()?;
     }
     let rhea = build_rhea()?;
-    if wanted.part != Part::Machines {
+    if takes(Part::Images) {
         images(&wanted, &rhea)?;
     }
-    if wanted.part != Part::Images {
-        machines(&wanted, rhea)?;
+    if takes(Part::Machines) {
+        machines(&wanted, &rhea, Machine::Pc, "qemu-system-x86_64")?;
+    }
+    if takes(Part::Riscv64) {
+        machines(&wanted, &rhea, Machine::Riscv64, "qemu-system-riscv64")?;
     }
     Ok(())
 }
@@ -58,6 +70,7 @@ fn parse(arguments: &[&str]) -> anyhow::Result<Wanted> {
             "--install-peer" => wanted.install_peer = true,
             "--no-native" => wanted.native = false,
             "--machines" => wanted.part = Part::Machines,
+            "--riscv64" => wanted.part = Part::Riscv64,
             "--images" => wanted.part = Part::Images,
             option if option.starts_with('-') => bail!("bench: unknown option {option}"),
             case => wanted.cases.push(case.into()),
@@ -65,7 +78,7 @@ fn parse(arguments: &[&str]) -> anyhow::Result<Wanted> {
     }
     ensure!(
         wanted.cases.is_empty() || wanted.part != Part::All,
-        "bench: cases are chosen with --machines or --images"
+        "bench: cases are chosen with --machines, --riscv64 or --images"
     );
     Ok(wanted)
 }
@@ -86,13 +99,20 @@ fn images(wanted: &Wanted, rhea: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn machines(wanted: &Wanted, rhea: PathBuf) -> anyhow::Result<()> {
-    let qemu = find_in_path("qemu-system-x86_64");
+fn machines(wanted: &Wanted, rhea: &Path, machine: Machine, peer: &str) -> anyhow::Result<()> {
+    let qemu = find_in_path(peer);
     match &qemu {
         Some(path) => println!("peer: {} ({})", path.display(), version(path)?),
-        None => println!("no qemu-system-x86_64 installed (--install-peer does): Rhea alone"),
+        None => println!("no {peer} installed (--install-peer does): Rhea alone"),
     }
-    let plan = Plan { rhea, qemu, rounds: wanted.rounds, cases: wanted.cases.clone(), native: wanted.native };
+    let plan = Plan {
+        rhea: rhea.to_owned(),
+        qemu,
+        rounds: wanted.rounds,
+        cases: wanted.cases.clone(),
+        native: wanted.native,
+        machine,
+    };
     println!("{}", rhea_bench::run(&plan)?);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod debian_disk;
 mod demo;
 mod lint;
 mod packages;
@@ -16,9 +17,12 @@ usage: cargo xtask COMMAND
                      boot Debian's kernel to a shell (--check: unattended, exit 0 if the shell answered;
                      --builtin: the small guest that is booted where Debian's packages cannot be had)
   test [FILTER]      install what the tests need and run all of them
-  bench [--rounds N] [--install-peer] [--no-native] [--machines | --images] [CASE…]
-                     measure Rhea beside QEMU, if that is installed: machines (qemu-system-x86_64),
-                     images (qemu-img, qemu-nbd)
+  bench [--rounds N] [--install-peer] [--no-native] [--machines | --riscv64 | --images]
+        [CASE…]      measure Rhea beside QEMU, if that is installed: machines (qemu-system-x86_64), riscv64
+                     (qemu-system-riscv64), images (qemu-img, qemu-nbd)
+  debian-disk [--peer]
+                     install Debian for riscv64 on a virtio disk, in the guest, and boot it to its login
+                     (--peer: on QEMU)
   lint               layering, file sizes, unsafe code, formatting
 ";
 
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
         }
         ["test", filters @ ..] if filters.len() <= 1 => test::run_tests(filters.first().copied()),
         ["bench", options @ ..] => bench::run(options),
+        ["debian-disk"] => debian_disk::run_disk(false),
+        ["debian-disk", "--peer"] => debian_disk::run_disk(true),
         ["lint"] => lint::run(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -58,14 +58,34 @@ fn as_root(program: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Installs the newest QEMU that Debian has for this release, from its backports if need be. The system's own package
-/// sources stay as they are.
-pub fn install_peer() -> anyhow::Result<()> {
-    if Path::new("/usr/bin/qemu-system-x86_64").exists() {
+/// Installs the newest QEMU that Debian has for this release, from its backports if need be: the system emulator of a
+/// target. The system's own package sources stay as they are.
+pub fn install_peer(target: &str) -> anyhow::Result<()> {
+    if Path::new("/usr/bin").join(format!("qemu-system-{target}")).exists() {
         return Ok(());
     }
     let apt = Backports::update()?;
-    apt.install("qemu-system-x86", &["-t", &apt.suite])
+    let package = if target == "x86_64" { "qemu-system-x86" } else { "qemu-system-misc" };
+    apt.install(package, &["-t", &apt.suite])
+}
+
+/// Installs RISC-V's firmware, the newest that Debian has for this release: the one of Debian 12 itself does not know
+/// all that newer kernels ask for.
+pub fn install_opensbi() -> anyhow::Result<()> {
+    install_newest("opensbi", "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin")
+}
+
+/// Installs QEMU's user mode, under which programs of other architectures run on this host.
+pub fn install_user_mode() -> anyhow::Result<()> {
+    install_newest("qemu-user", "/usr/bin/qemu-riscv64")
+}
+
+fn install_newest(package: &str, file: &str) -> anyhow::Result<()> {
+    if Path::new(file).exists() {
+        return Ok(());
+    }
+    let apt = Backports::update()?;
+    apt.install(package, &["-t", &apt.suite])
 }
 
 /// Installs QEMU's image tools, which the tests compare ours with: of the major version whose texts ours print, from

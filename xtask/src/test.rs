@@ -16,6 +16,9 @@ const PACKAGES: &[&str] = &[
     "libc6-dev",
     "gcc-multilib",
     "libc6-dev-i386",
+    "gcc-riscv64-linux-gnu",
+    "libc6-dev-riscv64-cross",
+    "u-boot-qemu",
     "libnbd-bin",
     "nbdkit",
     "procps",
@@ -60,6 +63,8 @@ fn run_steps(filter: Option<&str>, steps: &mut Steps) -> anyhow::Result<()> {
         packages::install(PACKAGES)?;
         packages::install_image_tools()?;
         packages::install_ssh_server()?;
+        packages::install_opensbi()?;
+        packages::install_user_mode()?;
         for guest in Guest::ALL {
             println!("guest {}: {}, {}", guest.name(), guest.kernel()?.display(), guest.busybox()?.display());
         }

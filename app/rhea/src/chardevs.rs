@@ -97,6 +97,12 @@ impl Chardevs {
         }))
     }
 
+    /// The back ends of the serial ports in order; `none` leaves no port.
+    pub fn connect_serials(&mut self, serials: &[CharConfig]) -> anyhow::Result<Vec<Arc<dyn Chardev>>> {
+        let connected: anyhow::Result<Vec<_>> = serials.iter().map(|serial| self.connect(serial)).collect();
+        Ok(connected.context("-serial")?.into_iter().flatten().collect())
+    }
+
     /// Ports for the monitors that share a mux with another front end. Called once, after the front ends connected:
     /// the first to connect has the focus.
     pub fn monitor_ports(&mut self) -> Vec<Arc<dyn Chardev>> {

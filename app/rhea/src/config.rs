@@ -4,44 +4,8 @@
 use std::path::PathBuf;
 
 use rhea_options::{OptionValue, option_enum};
-use rhea_x86_state::model::CpuModel;
 
-/// The guest processor family a front end stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// 64-bit capable.
-    X86_64,
-    /// 32-bit only.
-    I386,
-}
-
-impl Target {
-    /// QEMU's name of the target.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64",
-            Self::I386 => "i386",
-        }
-    }
-
-    /// The processor model without `-cpu`.
-    pub fn default_cpu(self) -> &'static str {
-        match self {
-            Self::X86_64 => "qemu64",
-            Self::I386 => "qemu32",
-        }
-    }
-}
-
-option_enum! {
-    /// The board.
-    pub enum MachineKind {
-        /// Standard PC (Q35 + ICH9)
-        Q35 = "q35",
-        /// minimal machine for direct kernel boot
-        Microvm = "microvm",
-    }
-}
+use crate::targets::{CpuConfig, MachineConfig, Target};
 
 option_enum! {
     /// How virtual CPUs share host threads.
@@ -95,6 +59,24 @@ pub struct Topology {
     pub threads: u32,
 }
 
+/// One NUMA node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumaNode {
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Its processors, by their index.
+    pub cpus: Vec<u32>,
+}
+
+/// `-numa`: every byte of memory and every processor is in a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumaConfig {
+    /// The nodes in order of their numbers; memory follows the same order.
+    pub nodes: Vec<NumaNode>,
+    /// Distances row by row, 10 for a node to itself, if any were given.
+    pub distances: Option<Vec<u8>>,
+}
+
 /// What the machine starts with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootConfig {
@@ -106,7 +88,7 @@ pub struct BootConfig {
     pub append: Option<String>,
     /// A device tree to hand to it.
     pub dtb: Option<PathBuf>,
-    /// A flat ROM that ends at 4 GiB.
+    /// Firmware: on a PC, a flat ROM that ends at 4 GiB.
     pub bios: Option<PathBuf>,
 }
 
@@ -330,15 +312,17 @@ pub struct SystemConfig {
     /// `-uuid`, as 16 bytes in the order they are written.
     pub uuid: Option<[u8; 16]>,
     /// The board.
-    pub machine: MachineKind,
+    pub machine: MachineConfig,
     /// The accelerator.
     pub accel: AccelConfig,
     /// The processor, not yet placed in the topology.
-    pub cpu: CpuModel,
+    pub cpu: CpuConfig,
     /// Processors and how they are grouped.
     pub topology: Topology,
     /// Guest memory in bytes.
     pub ram_size: u64,
+    /// How memory and processors are spread.
+    pub numa: Option<NumaConfig>,
     /// What it starts with.
     pub boot: BootConfig,
     /// Serial ports in order.

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use crate::command_line::{self, Outcome};
-use crate::config::Target;
 use crate::machine_run;
+use crate::targets::{Target, x86};
 
 /// A front end with the name of the program it stands for.
 struct FrontEnd {
@@ -32,13 +32,13 @@ const FRONT_ENDS: &[FrontEnd] = &[
     FrontEnd {
         link: "qemu-system-x86_64",
         word: "system-x86_64",
-        what: What::System(Target::X86_64),
+        what: What::System(&x86::X86_64),
         about: "emulate a PC with 64-bit x86 processors",
     },
     FrontEnd {
         link: "qemu-system-i386",
         word: "system-i386",
-        what: What::System(Target::I386),
+        what: What::System(&x86::I386),
         about: "emulate a PC with 32-bit x86 processors",
     },
     FrontEnd {

@@ -7,29 +7,18 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use rhea_accel_api::VcpuGroup;
-use rhea_accel_translate::x86::{self, X86Settings, X86Vcpus, X86Wiring};
+use rhea_device::{PowerControl, PowerRequest, VirtualClock};
 use rhea_engine::InstructionCounter;
 use rhea_engine::code::{EngineConfig, Tier as EngineTier};
 use rhea_engine::trace::{Trace, item};
 use rhea_host::signals;
-use rhea_pc::{
-    CpuTopology, DebugConsoleConfig, DebugConsoleProperties, DebugExitProperties, LoaderRequest, PcConfig,
-    PcKind, PcMachine, PowerControl, PowerRequest, VirtualClock,
-};
-use rhea_x86_state::features::Feature;
-use rhea_x86_translate::cpu::Board;
 use rhea_x86_translate::disassembly;
 
 use crate::chardevs::Chardevs;
-use crate::config::{
-    AccelConfig, IcountConfig, LogConfig, LogItem, MachineKind, RtcBase, RtcClock, SystemConfig, Threading,
-    Tier, Topology,
-};
+use crate::config::{AccelConfig, IcountConfig, LogConfig, LogItem, SystemConfig, Threading, Tier};
 use crate::monitor::{Identity, Monitor};
 use crate::run_control::{self, Controller, End, Event, Machine};
-
-/// Frequency of the guest's time-stamp counter: one tick for each nanosecond of virtual time.
-const TSC_HZ: u64 = 1_000_000_000;
+use crate::targets::{Board, Built, Surroundings};
 
 /// Builds the machine, runs it to its end and returns the exit status.
 pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
@@ -43,9 +32,9 @@ pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
     // Terminals are opened last among the things that can fail: an error is then told on a terminal as it was.
     let (clock, counter) = virtual_time(config.icount);
     let mut chardevs = Chardevs::open(config, &controller)?;
-    let pc = pc_config(config, &mut chardevs)?;
-    let machine = Arc::new(rhea_pc::build(&pc, clock)?);
-    let vcpus = vcpus(config, &machine, counter, trace)?;
+    let engine = EngineConfig { icount: counter, ..engine_config(&config.accel, trace) };
+    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine };
+    let Built::Machine { board, vcpus } = (config.target.build)(config, surroundings)?;
     let identity = Identity { name: config.name.clone(), uuid: config.uuid };
     let mut monitors = chardevs.monitor_ports();
     if let Some(monitor) = &config.monitor {
@@ -54,11 +43,11 @@ pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
     for port in monitors {
         Monitor::attach(port, controller.clone(), identity.clone());
     }
-    forward_power_requests(machine.power.clone(), controller.clone())?;
+    forward_power_requests(board.power().clone(), controller.clone())?;
 
-    let running = RunningMachine { machine, vcpus: vcpus.group.clone(), controller: controller.clone() };
+    let running = RunningMachine { board, vcpus: vcpus.clone(), controller: controller.clone() };
     let end = run_control::run(&running, &controller, events, config.run);
-    vcpus.group.shut_down();
+    vcpus.shut_down();
     chardevs.flush();
     rhea_host::terminal::restore();
     Ok(match end {
@@ -89,115 +78,6 @@ fn virtual_time(icount: Option<IcountConfig>) -> (Arc<VirtualClock>, Option<Arc<
             (clock, Some(counter))
         }
     }
-}
-
-fn pc_config(config: &SystemConfig, chardevs: &mut Chardevs) -> anyhow::Result<PcConfig> {
-    let kind = match config.machine {
-        MachineKind::Q35 => PcKind::Q35,
-        MachineKind::Microvm => PcKind::Microvm,
-    };
-    let mut pc = PcConfig::new(kind, config.ram_size);
-    pc.topology = topology(config.topology);
-    let boot = &config.boot;
-    pc.kernel.clone_from(&boot.kernel);
-    pc.initrd.clone_from(&boot.initrd);
-    pc.dtb.clone_from(&boot.dtb);
-    pc.append.clone_from(&boot.append);
-    pc.bios.clone_from(&boot.bios);
-    for serial in &config.serials {
-        pc.serials.extend(chardevs.connect(serial).context("-serial")?);
-    }
-    pc.rtc.base = match config.rtc.base {
-        RtcBase::Utc => rhea_pc::RtcBase::Utc,
-        RtcBase::LocalTime => rhea_pc::RtcBase::LocalTime(rhea_host::time::local_offset_seconds()),
-        RtcBase::DateTime(seconds) => rhea_pc::RtcBase::Fixed(seconds),
-    };
-    pc.rtc.clock = match config.rtc.clock {
-        RtcClock::Host => rhea_pc::RtcClock::Host,
-        RtcClock::Rt => rhea_pc::RtcClock::Monotonic,
-        RtcClock::Vm => rhea_pc::RtcClock::Virtual,
-    };
-    let debug_exit = config.debug_exit.iter();
-    pc.debug_exit = debug_exit
-        .map(|d| DebugExitProperties { iobase: d.iobase.into(), iosize: d.iosize.into() })
-        .collect();
-    if let Some(d) = &config.debugcon {
-        // A console that goes nowhere (`none`) is no device.
-        if let Some(backend) = chardevs.connect(&d.chardev).context("isa-debugcon")? {
-            let properties = DebugConsoleProperties {
-                iobase: d.iobase.into(),
-                readback: d.readback.into(),
-                chardev: String::new(),
-            };
-            pc.debugcon.push(DebugConsoleConfig { properties, backend });
-        }
-    }
-    pc.loaders =
-        config.loaders.iter().map(|l| LoaderRequest { file: l.file.clone(), addr: l.addr }).collect();
-    pc.wide = config.cpu.features().has(Feature::LM);
-    pc.x2apic = config.cpu.features().has(Feature::X2APIC);
-    pc.physical_address_bits = config.cpu.physical_bits();
-    Ok(pc)
-}
-
-fn topology(t: Topology) -> CpuTopology {
-    CpuTopology {
-        cpus: t.cpus,
-        maxcpus: t.maxcpus,
-        sockets: t.sockets,
-        dies: t.dies,
-        cores: t.cores,
-        threads: t.threads,
-    }
-}
-
-/// The board's side of what a processor reports.
-struct PcBoard(Arc<PowerControl>);
-
-impl Board for PcBoard {
-    fn triple_fault(&self, _index: u32) {
-        self.0.request(PowerRequest::TripleFault);
-    }
-
-    fn smm_changed(&self, _index: u32, _in_smm: bool) {
-        // Neither board hides memory outside system management mode: there is no SMRAM to open or close.
-    }
-
-    fn signal_ferr(&self, _index: u32) {
-        // The boards have no FERR# logic (IRQ 13): x87 errors with CR0.NE clear are not reported.
-    }
-}
-
-fn vcpus(
-    config: &SystemConfig,
-    machine: &Arc<PcMachine>,
-    counter: Option<Arc<InstructionCounter>>,
-    trace: Trace,
-) -> anyhow::Result<X86Vcpus> {
-    let model = config.cpu.clone().with_topology(topology(config.topology).levels())?;
-    let clock = machine.clock.clone();
-    let settings = X86Settings {
-        name: config.target.name(),
-        model: Arc::new(model),
-        engine: EngineConfig { icount: counter.clone(), ..engine_config(&config.accel, trace) },
-        board: Arc::new(PcBoard(machine.power.clone())),
-        clock: Arc::new(move || clock.now()),
-        tsc_hz: TSC_HZ,
-    };
-    let wiring = machine.cpus.iter().map(|cpu| X86Wiring {
-        memory: cpu.memory.clone(),
-        io: cpu.io.clone(),
-        apic: Arc::new(cpu.apic_port()),
-    });
-    let vcpus = x86::create(settings, wiring.collect())?;
-    for (cpu, handle) in machine.cpus.iter().zip(&vcpus.handles) {
-        let handle = handle.clone();
-        cpu.apic.set_wake(Arc::new(move || handle.kick()));
-    }
-    if let (Some(counter), [handle]) = (counter, vcpus.handles.as_slice()) {
-        counter.wake_by(handle.clone());
-    }
-    Ok(vcpus)
 }
 
 fn engine_config(accel: &AccelConfig, trace: Trace) -> EngineConfig {
@@ -273,7 +153,7 @@ fn forward_power_requests(power: Arc<PowerControl>, controller: Controller) -> a
 
 /// Machine and processors, as run control drives them.
 struct RunningMachine {
-    machine: Arc<PcMachine>,
+    board: Box<dyn Board>,
     vcpus: Arc<dyn VcpuGroup>,
     controller: Controller,
 }
@@ -281,23 +161,23 @@ struct RunningMachine {
 impl Machine for RunningMachine {
     fn pause(&self) {
         self.vcpus.pause();
-        self.machine.clock.pause();
+        self.board.clock().pause();
     }
 
     fn resume(&self) {
-        self.machine.clock.resume();
+        self.board.clock().resume();
         self.vcpus.resume();
     }
 
     fn reset(&self) {
-        if let Err(error) = self.machine.reset() {
+        if let Err(error) = self.board.reset() {
             self.controller.send(Event::Failure(format!("cannot reset the machine: {error}")));
         }
         self.vcpus.reset();
     }
 
     fn power_button(&self) {
-        self.machine.power_button();
+        self.board.power_button();
     }
 
     fn registers(&self) -> String {

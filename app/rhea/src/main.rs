@@ -11,6 +11,7 @@ mod dispatch;
 mod machine_run;
 mod monitor;
 mod run_control;
+mod targets;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rhea_boot_tests::debian::run;
-use rhea_boot_tests::guest::{self, Width};
+use rhea_boot_tests::guest;
 use rhea_boot_tests::initramfs::{self, PROMPT, READY};
 use rhea_boot_tests::kernels::{Emulator, Guest};
 use rhea_boot_tests::session::Session;
@@ -21,6 +21,39 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// How long an idle guest is watched, after it has had time to settle.
 const SETTLE: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(8);
+
+/// A machine that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// A PC of 64 bits.
+    Pc,
+    /// RISC-V of 64 bits with vectors.
+    Riscv64,
+}
+
+impl Machine {
+    fn guest(self) -> Guest {
+        match self {
+            Self::Pc => Guest::Bookworm,
+            Self::Riscv64 => Guest::TrixieRiscv64,
+        }
+    }
+
+    /// The kernel's early console, so that its banner comes out when it is printed.
+    fn append(self) -> &'static str {
+        match self {
+            Self::Pc => "earlyprintk=ttyS0",
+            Self::Riscv64 => "earlycon",
+        }
+    }
+
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Pc => &["-m", "1G", "-smp", "1"],
+            Self::Riscv64 => &["-m", "1G", "-smp", "1", "-cpu", "rv64,v=true"],
+        }
+    }
+}
 
 /// One case's result.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,27 +92,39 @@ pub fn name(emulator: &Emulator) -> &'static str {
 }
 
 /// Builds the benchmark program.
-pub fn build() -> anyhow::Result<PathBuf> {
-    guest::build("bench", &["bench/main.c", "bench/integer.c", "bench/float.c"], Width::Bits64, &[])
+pub fn build(machine: Machine) -> anyhow::Result<PathBuf> {
+    let (vectors, options): (_, &[&str]) = match machine {
+        Machine::Pc => ("bench/vectors_x86.c", &[]),
+        // Zba is in the default processor of either emulator.
+        Machine::Riscv64 => ("bench/vectors_riscv.c", &["-march=rv64gcv_zba", "-mabi=lp64d"]),
+    };
+    let sources = ["bench/main.c", "bench/integer.c", "bench/float.c", vectors];
+    guest::build("bench", &sources, machine.guest().architecture(), options)
 }
 
 /// The initramfs that every emulator boots.
-pub fn initramfs(program: &Path) -> anyhow::Result<PathBuf> {
-    let system = initramfs::busybox_system(&Guest::Bookworm.busybox()?, &[("bench", fs::read(program)?)])?;
+pub fn initramfs(machine: Machine, program: &Path) -> anyhow::Result<PathBuf> {
+    let busybox = machine.guest().busybox()?;
+    let system = initramfs::busybox_system(&busybox, &[("bench".into(), fs::read(program)?)])?;
     let folder = target_dir().join("bench");
     fs::create_dir_all(&folder)?;
-    let image = folder.join("initramfs.cpio");
+    let image = folder.join(format!("initramfs-{}.cpio", machine.guest().name()));
     fs::write(&image, system)?;
     Ok(image)
 }
 
 /// Boots once and measures everything.
-pub fn measure(emulator: &Emulator, image: &Path, cases: &[String]) -> anyhow::Result<Round> {
-    let mut command = emulator.boot(&Guest::Bookworm.kernel()?, image, "earlyprintk=ttyS0");
-    command.args(["-m", "1G", "-smp", "1"]);
+pub fn measure(
+    machine: Machine,
+    emulator: &Emulator,
+    image: &Path,
+    cases: &[String],
+) -> anyhow::Result<Round> {
+    let mut command = emulator.boot(machine.guest(), image, machine.append())?;
+    command.args(machine.options());
     let mut round = Round::default();
     let mut session = start(emulator, command)?;
-    // The banner comes once the kernel has unpacked itself, on either emulator.
+    // The banner comes once the kernel has unpacked itself, where it is packed, on either emulator.
     session.expect("Linux version", LIMIT)?;
     round.to_banner = session.elapsed().as_secs_f64();
     session.expect(READY, LIMIT)?;

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use rhea_boot_tests::kernels::Emulator;
 
-pub use guest::Round;
+pub use guest::{Machine, Round};
 pub use images::{ImagePlan, run as run_images};
 pub use statistics::{geometric_mean, median};
 
@@ -30,14 +30,16 @@ pub struct Plan {
     pub rounds: usize,
     /// Cases by name; all if empty.
     pub cases: Vec<String>,
-    /// Measure the host's own run of the cases too.
+    /// Measure the host's own run of the cases too, where the guest has the host's architecture.
     pub native: bool,
+    /// What is booted.
+    pub machine: Machine,
 }
 
 /// Measures and returns the report as Markdown.
 pub fn run(plan: &Plan) -> anyhow::Result<String> {
-    let program = guest::build()?;
-    let image = guest::initramfs(&program)?;
+    let program = guest::build(plan.machine)?;
+    let image = guest::initramfs(plan.machine, &program)?;
     let mut emulators = vec![Emulator::Rhea(plan.rhea.clone())];
     emulators.extend(plan.qemu.clone().map(Emulator::Qemu));
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); emulators.len()];
@@ -48,11 +50,15 @@ pub fn run(plan: &Plan) -> anyhow::Result<String> {
         for index in order {
             let name = guest::name(&emulators[index]);
             eprintln!("bench: round {round} of {}: {name}", plan.rounds);
-            let measured = guest::measure(&emulators[index], &image, &plan.cases)
+            let measured = guest::measure(plan.machine, &emulators[index], &image, &plan.cases)
                 .with_context(|| format!("round {round} of {name}"))?;
             rounds[index].push(measured);
         }
     }
-    let native = if plan.native { Some(guest::native(&program, &plan.cases)?) } else { None };
+    let native = if plan.native && plan.machine == Machine::Pc {
+        Some(guest::native(&program, &plan.cases)?)
+    } else {
+        None
+    };
     table::report(&rounds, native.as_ref())
 }

@@ -49,7 +49,7 @@ impl Archive {
         Ok(folder)
     }
 
-    /// The kernel that a meta package (`linux-image-amd64`) stands for: the path of its `vmlinuz`.
+    /// The kernel that a meta package (`linux-image-amd64`) stands for: the path of its `vmlinuz` or `vmlinux`.
     pub fn kernel(&self, meta: &str) -> anyhow::Result<PathBuf> {
         let marker = self.root.join(format!("{meta}.package"));
         let package = match fs::read_to_string(&marker) {
@@ -65,7 +65,7 @@ impl Archive {
         fs::read_dir(&boot)?
             .filter_map(Result::ok)
             .map(|e| e.path())
-            .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
+            .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinu")))
             .with_context(|| format!("{} holds no kernel", boot.display()))
     }
 
@@ -93,12 +93,17 @@ impl Archive {
         }
         let suite = self.suite;
         let mirror = mirror()?;
-        fs::write(
-            self.root.join("sources.list"),
-            format!("deb {mirror} {suite} main\ndeb {mirror} {suite}-updates main\n"),
-        )?;
-        run(self.apt("apt-get").args(["-q", "update"]))
-            .with_context(|| format!("cannot read Debian's package lists for {suite}"))?;
+        let read_lists = |suites: &[String]| {
+            let lines: String = suites.iter().map(|s| format!("deb {mirror} {s} main\n")).collect();
+            fs::write(self.root.join("sources.list"), lines)?;
+            run(self.apt("apt-get").args(["-q", "update"]))
+        };
+        let release = suite.to_owned();
+        // A mirror that is just being updated may have the release whole, but not its updates.
+        if read_lists(&[release.clone(), format!("{suite}-updates")]).is_err() {
+            read_lists(&[release])
+                .with_context(|| format!("cannot read Debian's package lists for {suite}"))?;
+        }
         for old in fs::read_dir(&self.root)?.filter_map(Result::ok) {
             if old.file_name().to_string_lossy().starts_with("updated-") {
                 fs::remove_file(old.path())?;
@@ -134,7 +139,10 @@ impl Archive {
 }
 
 /// The address of the Debian mirror that this system is set up with.
-fn mirror() -> anyhow::Result<String> {
+///
+/// # Errors
+/// apt names none.
+pub fn mirror() -> anyhow::Result<String> {
     let targets = run(Command::new("apt-get").env("LC_ALL", "C").args([
         "indextargets",
         "--format",

@@ -15,31 +15,70 @@ use crate::{repository, target_dir};
 pub const TUNABLES: &str =
     "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX2_Usable,-FMA,-FMA_Usable,-FMA4,-FMA4_Usable,-AVX512F";
 
-/// Word size of a program.
+/// What a program is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Width {
-    /// `gcc -m64`.
-    Bits64,
-    /// `gcc -m32`, for a Pentium Pro and SSE2.
-    Bits32,
+pub enum Architecture {
+    /// x86-64.
+    Amd64,
+    /// x86 of 32 bits: a Pentium Pro with SSE2.
+    I386,
+    /// RV64GC.
+    Riscv64,
+}
+
+impl Architecture {
+    /// The suffix of its programs' names.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Amd64 => "64",
+            Self::I386 => "32",
+            Self::Riscv64 => "-riscv64",
+        }
+    }
+
+    fn compiler(self) -> Command {
+        let (gcc, options): (_, &[&str]) = match self {
+            Self::Amd64 => ("gcc", &["-m64"]),
+            Self::I386 => ("gcc", &["-m32", "-march=i686", "-msse2"]),
+            Self::Riscv64 => ("riscv64-linux-gnu-gcc", &[]),
+        };
+        let mut command = Command::new(gcc);
+        command.args(options);
+        command
+    }
+
+    /// A command that runs a program of it on this host, with the same C library functions as in the guest.
+    fn run_here(self, program: &Path) -> Command {
+        let mut command = match self {
+            Self::Amd64 | Self::I386 => Command::new(program),
+            Self::Riscv64 => {
+                let mut command = Command::new("qemu-riscv64");
+                command.arg(program);
+                command
+            }
+        };
+        let (key, value) = TUNABLES.split_once('=').unwrap_or_default();
+        command.env(key, value);
+        command
+    }
 }
 
 /// Builds C sources (paths under `tests/guest`) to one static program and returns its path.
-pub fn build(name: &str, sources: &[&str], width: Width, extra: &[&str]) -> anyhow::Result<PathBuf> {
+pub fn build(
+    name: &str,
+    sources: &[&str],
+    architecture: Architecture,
+    extra: &[&str],
+) -> anyhow::Result<PathBuf> {
     let folder = target_dir().join("guest-programs");
     fs::create_dir_all(&folder)?;
-    let suffix = if width == Width::Bits64 { "64" } else { "32" };
-    let output = folder.join(format!("{name}{suffix}"));
+    let file = format!("{name}{}", architecture.suffix());
+    let output = folder.join(&file);
     // Tests run in parallel and share the output: each writes its own file and renames it.
-    let staging =
-        folder.join(format!("{name}{suffix}.{}.{:?}", std::process::id(), std::thread::current().id()));
-    let mut gcc = Command::new("gcc");
+    let staging = folder.join(format!("{file}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    let mut gcc = architecture.compiler();
     gcc.args(["-O2", "-static", "-Wall", "-Wextra", "-ffp-contract=off", "-fno-pie", "-no-pie", "-o"])
         .arg(&staging);
-    match width {
-        Width::Bits64 => gcc.arg("-m64"),
-        Width::Bits32 => gcc.args(["-m32", "-march=i686", "-msse2"]),
-    };
     gcc.args(extra);
     gcc.args(sources.iter().map(|s| repository().join("tests/guest").join(s)));
     gcc.arg("-lm");
@@ -51,7 +90,7 @@ pub fn build(name: &str, sources: &[&str], width: Width, extra: &[&str]) -> anyh
 /// One check: a command that must print in the guest what it prints on the host.
 pub struct Check {
     /// What it is called in messages.
-    pub name: &'static str,
+    pub name: String,
     /// The shell command, with the check's files in the search path.
     pub command: String,
     /// What it printed on the host.
@@ -61,36 +100,31 @@ pub struct Check {
 /// The files for the guest and the checks that use them.
 pub struct Suite {
     /// Name under `/tests` and contents.
-    pub files: Vec<(&'static str, Vec<u8>)>,
+    pub files: Vec<(String, Vec<u8>)>,
     /// The checks in order.
     pub checks: Vec<Check>,
 }
 
-/// Builds the check programs for a guest of this width and runs them on the host. `busybox` is the guest's own, so
-/// that both run the same shell.
-pub fn suite(width: Width, busybox: &Path) -> anyhow::Result<Suite> {
+/// Builds the check programs for a guest and runs them on the host, those of another architecture under QEMU's user
+/// mode. `host_busybox` is the guest's busybox, or its like for this host, so that both run the same shell.
+pub fn suite(architecture: Architecture, host_busybox: &Path) -> anyhow::Result<Suite> {
     let mut suite = Suite { files: Vec::new(), checks: Vec::new() };
     let script = repository().join("tests/guest/programs/digests.sh");
-    let expected = run(Command::new(busybox).arg("sh").arg(&script).env("PATH", applets(busybox)?))?;
-    suite.files.push(("digests.sh", fs::read(&script)?));
-    suite.checks.push(Check { name: "digests", command: "sh /tests/digests.sh".into(), expected });
-    let mut programs = vec![("float_bits", width), ("processes", width)];
-    if width == Width::Bits64 {
+    let expected =
+        run(Command::new(host_busybox).arg("sh").arg(&script).env("PATH", applets(host_busybox)?))?;
+    suite.files.push(("digests.sh".into(), fs::read(&script)?));
+    suite.checks.push(Check { name: "digests".into(), command: "sh /tests/digests.sh".into(), expected });
+    let mut programs = vec![("float_bits", architecture), ("processes", architecture)];
+    if architecture == Architecture::Amd64 {
         // A 64-bit kernel runs 32-bit programs too.
-        programs.push(("float_bits", Width::Bits32));
+        programs.push(("float_bits", Architecture::I386));
     }
-    for (name, width) in programs {
-        let program = build(name, &[&format!("programs/{name}.c")], width, &[])?;
-        let tunables = TUNABLES.split_once('=').unwrap_or_default();
-        let expected = run(Command::new(&program).env(tunables.0, tunables.1))?;
-        let file: &'static str = match (name, width) {
-            ("float_bits", Width::Bits64) => "float_bits64",
-            ("float_bits", Width::Bits32) => "float_bits32",
-            (_, Width::Bits64) => "processes64",
-            (_, Width::Bits32) => "processes32",
-        };
-        suite.files.push((file, fs::read(&program)?));
-        suite.checks.push(Check { name: file, command: format!("{TUNABLES} /tests/{file}"), expected });
+    for (name, architecture) in programs {
+        let program = build(name, &[&format!("programs/{name}.c")], architecture, &[])?;
+        let expected = run(&mut architecture.run_here(&program))?;
+        let file = format!("{name}{}", architecture.suffix());
+        suite.files.push((file.clone(), fs::read(&program)?));
+        suite.checks.push(Check { command: format!("{TUNABLES} /tests/{file}"), name: file, expected });
     }
     Ok(suite)
 }

@@ -100,7 +100,7 @@ poweroff -f
 ";
 
 /// A busybox system with a shell on the console. `extra` are files to put under `/tests`.
-pub fn busybox_system(busybox: &Path, extra: &[(&str, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
+pub fn busybox_system(busybox: &Path, extra: &[(String, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
     let busybox = std::fs::read(busybox).with_context(|| busybox.display().to_string())?;
     let mut archive = Archive::default();
     for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "etc", "tests"] {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::debian::{Archive, busybox};
+use crate::guest::Architecture;
 
 /// A guest system to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,11 +15,13 @@ pub enum Guest {
     Trixie,
     /// Debian 12's 6.1 kernel for i686 with PAE.
     BookwormI686,
+    /// Debian 13's 6.12 kernel for riscv64.
+    TrixieRiscv64,
 }
 
 impl Guest {
     /// Every guest.
-    pub const ALL: [Self; 3] = [Self::Bookworm, Self::Trixie, Self::BookwormI686];
+    pub const ALL: [Self; 4] = [Self::Bookworm, Self::Trixie, Self::BookwormI686, Self::TrixieRiscv64];
 
     /// A short name.
     pub fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Guest {
             Self::Bookworm => "debian12-amd64",
             Self::Trixie => "debian13-amd64",
             Self::BookwormI686 => "debian12-i686",
+            Self::TrixieRiscv64 => "debian13-riscv64",
         }
     }
 
@@ -34,29 +38,42 @@ impl Guest {
             Self::Bookworm => Archive::new("bookworm", "amd64"),
             Self::Trixie => Archive::new("trixie", "amd64"),
             Self::BookwormI686 => Archive::new("bookworm", "i386"),
+            Self::TrixieRiscv64 => Archive::new("trixie", "riscv64"),
         }
     }
 
     /// The kernel image, obtained if need be.
     pub fn kernel(self) -> anyhow::Result<PathBuf> {
-        self.archive().kernel(if self == Self::BookwormI686 {
-            "linux-image-686-pae"
-        } else {
-            "linux-image-amd64"
+        self.archive().kernel(match self {
+            Self::Bookworm | Self::Trixie => "linux-image-amd64",
+            Self::BookwormI686 => "linux-image-686-pae",
+            Self::TrixieRiscv64 => "linux-image-riscv64",
         })
     }
 
     /// The static busybox of the guest's architecture, obtained if need be.
     pub fn busybox(self) -> anyhow::Result<PathBuf> {
         match self {
-            Self::BookwormI686 => busybox(&self.archive()),
+            Self::BookwormI686 | Self::TrixieRiscv64 => busybox(&self.archive()),
             Self::Bookworm | Self::Trixie => busybox(&Self::Bookworm.archive()),
         }
     }
 
-    /// True for a guest of 32 bits.
-    pub fn is_32_bit(self) -> bool {
-        self == Self::BookwormI686
+    /// A static busybox that runs on this host: the guest's, or its like.
+    pub fn host_busybox(self) -> anyhow::Result<PathBuf> {
+        match self {
+            Self::TrixieRiscv64 => Self::Trixie.busybox(),
+            own => own.busybox(),
+        }
+    }
+
+    /// What its programs are built for.
+    pub fn architecture(self) -> Architecture {
+        match self {
+            Self::Bookworm | Self::Trixie => Architecture::Amd64,
+            Self::BookwormI686 => Architecture::I386,
+            Self::TrixieRiscv64 => Architecture::Riscv64,
+        }
     }
 }
 
@@ -78,16 +95,22 @@ impl Emulator {
         }
     }
 
-    /// A command for a machine of 64 bits, with its serial port on standard input and output.
+    /// A command for a PC of 64 bits, with its serial port on standard input and output.
     pub fn command(&self) -> Command {
+        self.system("x86_64")
+    }
+
+    /// A command for a machine of the target that QEMU calls `target`.
+    pub fn system(&self, target: &str) -> Command {
         let mut command = match self {
             Self::Rhea(path) => {
                 let mut command = Command::new(path);
-                command.arg("system-x86_64");
+                command.arg(format!("system-{target}"));
                 command
             }
             Self::Qemu(path) => {
-                let mut command = Command::new(path);
+                // Named is one of QEMU's system emulators; the others lie beside it.
+                let mut command = Command::new(path.with_file_name(format!("qemu-system-{target}")));
                 command.args(["-accel", "tcg", "-nodefaults"]);
                 command
             }
@@ -96,12 +119,16 @@ impl Emulator {
         command
     }
 
-    /// The same, booting a kernel with its console on the serial port.
-    pub fn boot(&self, kernel: &Path, initramfs: &Path, append: &str) -> Command {
-        let mut command = self.command();
-        command.args(["-M", "q35", "-serial", "stdio", "-no-reboot"]);
-        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    /// The same, booting a guest's kernel with its console on the serial port.
+    pub fn boot(&self, guest: Guest, initramfs: &Path, append: &str) -> anyhow::Result<Command> {
+        let (target, machine) = match guest.architecture() {
+            Architecture::Amd64 | Architecture::I386 => ("x86_64", "q35"),
+            Architecture::Riscv64 => ("riscv64", "virt"),
+        };
+        let mut command = self.system(target);
+        command.args(["-M", machine, "-serial", "stdio", "-no-reboot"]);
+        command.arg("-kernel").arg(guest.kernel()?).arg("-initrd").arg(initramfs);
         command.arg("-append").arg(format!("console=ttyS0 panic=-1 {append}").trim_end());
-        command
+        Ok(command)
     }
 }

@@ -9,6 +9,7 @@ pub mod debian;
 pub mod guest;
 pub mod initramfs;
 pub mod kernels;
+pub mod modules;
 pub mod session;
 
 use std::path::{Path, PathBuf};

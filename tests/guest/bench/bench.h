@@ -9,6 +9,8 @@ struct bench_case {
 
 extern const struct bench_case integer_cases[];
 extern const struct bench_case float_cases[];
+/* Of the architecture: vectors_*.c. */
+extern const struct bench_case vector_cases[];
 
 /* A small generator, the same everywhere. */
 static inline uint32_t next_random(uint32_t *state)

@@ -31,6 +31,8 @@ int main(int argc, char **argv)
 		run(c, argc, argv);
 	for (const struct bench_case *c = float_cases; c->name; c++)
 		run(c, argc, argv);
+	for (const struct bench_case *c = vector_cases; c->name; c++)
+		run(c, argc, argv);
 	printf("BENCH-END\n");
 	return 0;
 }

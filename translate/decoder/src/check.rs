@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::cube::{intersect, subtract};
-use crate::emit::{camel, method};
+use crate::emit::{camel, method, trait_name};
 use crate::error::{Error, Findings, Place};
 use crate::table::{Pattern, Table};
 
@@ -100,12 +100,23 @@ fn unused(table: &Table, findings: &mut Findings) {
 }
 
 /// Types that every generated decoder has.
-const OWN_TYPES: &[&str] =
-    &["At", "Displayed", "Encoding", "Feature", "Features", "Instruction", "Option", "Translate"];
+const OWN_TYPES: &[&str] = &[
+    "At",
+    "Displayed",
+    "Encoding",
+    "Feature",
+    "Features",
+    "Instruction",
+    "Option",
+    "Translate",
+    "Translator",
+];
 
 /// Names that differ in the table but not in Rust.
 fn identifiers(table: &Table, findings: &mut Findings) {
     let mut types: HashMap<String, &str> = OWN_TYPES.iter().map(|name| ((*name).to_owned(), *name)).collect();
+    let traits = table.patterns.iter().map(|pattern| trait_name(&pattern.place.file));
+    types.extend(traits.map(|name| (name, "a table's trait")));
     let kinds = table.kinds.iter().map(|kind| (&kind.place, kind.name.as_str()));
     let formats = table.formats.iter().filter(|f| !f.fields.is_empty()).map(|f| (&f.place, f.name.as_str()));
     unique(kinds.chain(formats), camel, &mut types, findings);

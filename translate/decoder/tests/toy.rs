@@ -56,9 +56,11 @@ fn words_of_64_bits_have_fields_beyond_32() {
 /// Tells which method was called.
 struct Called;
 
-impl Translate for Called {
+impl Translator for Called {
     type Output = String;
+}
 
+impl TranslateToy for Called {
     fn add(&mut self, a: Rr) -> String {
         format!("add {} {}", a.rd, a.rs)
     }

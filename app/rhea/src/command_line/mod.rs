@@ -10,6 +10,8 @@ mod chardev;
 mod device;
 mod log;
 mod machine;
+mod numa;
+mod object;
 mod processor;
 mod table;
 #[cfg(test)]
@@ -20,14 +22,14 @@ use anyhow::{Context, anyhow, bail};
 use rhea_options::{FromOptions, MebiSize, Options, closest, options};
 
 use crate::config::{
-    BootConfig, CharConfig, IcountConfig, LogConfig, MachineKind, RtcBase, RtcClock, RtcConfig, RunConfig,
-    SystemConfig, Target,
+    BootConfig, CharConfig, IcountConfig, LogConfig, RtcBase, RtcClock, RtcConfig, RunConfig, SystemConfig,
 };
-use rhea_x86_state::model::CpuModel;
+use crate::targets::{CpuConfig, Target};
 
 use accelerator::AccelRequest;
 use device::DeviceRequest;
-use machine::MachineOptions;
+use numa::NumaRequest;
+use object::MemoryBackend;
 use topology::SmpOptions;
 
 /// Guest memory without `-m`, as QEMU's PC has it.
@@ -133,11 +135,14 @@ pub struct Builder {
     target: Target,
     /// A text to print instead of running.
     say: Option<String>,
-    machine: MachineOptions,
+    /// `-machine`, all of them.
+    machine: Options,
     accelerators: Vec<AccelRequest>,
-    cpu: Option<CpuModel>,
+    cpu: Option<CpuConfig>,
     smp: Options,
     ram_size: u64,
+    numa: NumaRequest,
+    memory_backends: Vec<MemoryBackend>,
     boot: BootConfig,
     serials: Vec<CharConfig>,
     monitor: Option<CharConfig>,
@@ -160,11 +165,13 @@ impl Builder {
             program: program.into(),
             target,
             say: None,
-            machine: MachineOptions::default(),
+            machine: Options::default(),
             accelerators: Vec::new(),
             cpu: None,
             smp: Options::default(),
             ram_size: DEFAULT_RAM,
+            numa: NumaRequest::default(),
+            memory_backends: Vec::new(),
             boot: BootConfig::default(),
             serials: Vec::new(),
             monitor: None,
@@ -299,10 +306,10 @@ impl Builder {
 
     /// Checks what only makes sense together and fills in what was left open.
     fn finish(self) -> anyhow::Result<SystemConfig> {
-        let machine = self.machine.kind()?.unwrap_or(MachineKind::Q35);
+        let (board, machine) = machine::finish(self.target, &self.machine).context("-machine")?;
         let topology = SmpOptions::from_options(self.smp)
             .map_err(anyhow::Error::from)
-            .and_then(|smp| topology::resolve(&smp, machine.word()))
+            .and_then(|smp| topology::resolve(&smp, board))
             .context("-smp")?;
         let boot = self.boot;
         if boot.kernel.is_none() {
@@ -315,16 +322,13 @@ impl Builder {
                     bail!("-{name}: only allowed with -kernel");
                 }
             }
-            if boot.bios.is_none() {
-                bail!(
-                    "nothing to run: give a kernel with -kernel or a ROM with -bios (disks are not implemented yet)"
-                );
-            }
-        } else if boot.bios.is_some() {
-            bail!("-bios: not implemented together with -kernel yet, which brings its own start-up code");
         }
+        (self.target.check_boot)(&boot)?;
+        let backend = |id: &str| object::size_of(&self.memory_backends, id);
+        let numa = self.numa.finish(board, topology, self.ram_size, &backend).context("-numa")?;
         let devices = device::collect(self.devices)?;
-        let accel = accelerator::choose(&self.program, self.accelerators, self.machine.accelerators())?;
+        let accel =
+            accelerator::choose(&self.program, self.accelerators, machine::accelerators(&self.machine))?;
         // With no display to open, a machine that was told nothing about output talks on the terminal.
         let headless_by_choice = self.no_display || self.no_defaults;
         let mut serials = self.serials;
@@ -343,10 +347,11 @@ impl Builder {
             accel,
             cpu: match self.cpu {
                 Some(cpu) => cpu,
-                None => processor::parse(self.target, self.target.default_cpu())?,
+                None => processor::parse(self.target, self.target.default_cpu)?,
             },
             topology,
             ram_size: self.ram_size,
+            numa,
             boot,
             serials,
             monitor: self.monitor.filter(|m| *m != CharConfig::None),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Builder, accelerator, device, log, machine, processor};
+use super::{Builder, accelerator, device, log, machine, numa, object, processor};
 
 /// One option of the command line.
 pub struct OptionSpec {
@@ -40,7 +40,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         Ok(())
     }),
     flag(&["version"], "print the version", |b, _| {
-        b.say = Some(format!("{} (system emulation for {})\n", super::version_line(), b.target.name()));
+        b.say = Some(format!("{} (system emulation for {})\n", super::version_line(), b.target.name));
         Ok(())
     }),
     with(&["M", "machine"], "[type=]name[,prop=value…]", "the board ('help' lists them)", machine::take),
@@ -53,7 +53,19 @@ pub const OPTIONS: &[OptionSpec] = &[
         Builder::take_smp,
     ),
     with(&["m"], "[size=]size", "guest memory; a plain number counts MiB (128)", Builder::take_memory),
-    with(&["kernel"], "file", "start this kernel directly (Linux bzImage or PVH ELF)", |b, t| {
+    with(
+        &["numa"],
+        "node|dist|cpu[,prop=value…]",
+        "NUMA nodes, their distances and their processors",
+        numa::take,
+    ),
+    with(
+        &["object"],
+        "type,id=id[,prop=value…]",
+        "an object that others name ('help' lists them)",
+        object::take,
+    ),
+    with(&["kernel"], "file", "start this kernel directly", |b, t| {
         b.boot.kernel = Some(t.into());
         Ok(())
     }),
@@ -69,10 +81,15 @@ pub const OPTIONS: &[OptionSpec] = &[
         b.boot.dtb = Some(t.into());
         Ok(())
     }),
-    with(&["bios"], "file", "a flat ROM that ends at 4 GiB and holds the reset vector", |b, t| {
-        b.boot.bios = Some(t.into());
-        Ok(())
-    }),
+    with(
+        &["bios"],
+        "file",
+        "firmware; on a PC a flat ROM that ends at 4 GiB and holds the reset vector",
+        |b, t| {
+            b.boot.bios = Some(t.into());
+            Ok(())
+        },
+    ),
     with(&["device"], "driver[,prop=value…]", "add a device ('help' lists them)", device::take),
     with(&["debugcon"], "chardev", "a debug console at I/O port 0xe9", device::take_debugcon),
     with(&["chardev"], "backend,id=id[,prop=value…]", "declare a character back end", Builder::take_chardev),
@@ -152,8 +169,8 @@ pub const NOT_YET: &[(&[&str], &str)] = &[
     (&["qmp", "qmp-pretty", "mon"], "monitor protocols"),
     (&["gdb", "s"], "the GDB stub"),
     (&["incoming", "loadvm", "only-migratable"], "migration and saved machines"),
-    (&["object", "global", "set", "readconfig", "writeconfig", "plugin", "compat"], "the object model"),
-    (&["numa", "mem-path", "mem-prealloc", "overcommit"], "memory back ends"),
+    (&["global", "set", "readconfig", "writeconfig", "plugin", "compat"], "the object model"),
+    (&["mem-path", "mem-prealloc", "overcommit"], "memory back ends"),
     (&["smbios", "acpitable", "fw_cfg", "no-acpi", "no-hpet"], "firmware tables"),
     (&["daemonize", "pidfile", "chroot", "runas", "run-with", "sandbox", "add-fd"], "running as a service"),
     (&["trace", "perfmap", "jitdump", "msg", "dump-vmstate", "seed"], "tracing"),

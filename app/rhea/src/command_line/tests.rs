@@ -2,27 +2,69 @@
 
 use super::*;
 use crate::config::{LogItem, Threading, Tier, Topology};
+use crate::targets::x86::X86_64;
+use crate::targets::{BoardSpec, MachineConfig, TargetSpec};
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
 fn config(line: &str) -> SystemConfig {
-    match parse("rhea", Target::X86_64, &words(line)) {
+    match parse("rhea", &X86_64, &words(line)) {
         Ok(Outcome::Run(config)) => *config,
         other => panic!("{line}: {other:?}"),
     }
 }
 
+fn cpu_name(config: &SystemConfig) -> &str {
+    let CpuConfig::X86(model) = &config.cpu;
+    model.name()
+}
+
+/// A target that boots without any media and has a board with NUMA nodes.
+static WITH_NUMA: TargetSpec = TargetSpec {
+    name: "test",
+    default_cpu: "max",
+    boards: &[BoardSpec {
+        name: "virt",
+        about: "for tests",
+        max_cpus: 8,
+        has_dies: false,
+        has_numa: true,
+        take: |_| Ok(MachineConfig::Pc(rhea_pc::PcKind::Microvm)),
+        help: String::new,
+    }],
+    default_board: None,
+    board_not_yet: |_| false,
+    check_boot: |_| Ok(()),
+    parse_cpu: X86_64.parse_cpu,
+    cpu_help: X86_64.cpu_help,
+    build: X86_64.build,
+};
+
+pub fn numa_config(line: &str) -> SystemConfig {
+    match parse("rhea", &WITH_NUMA, &words(line)) {
+        Ok(Outcome::Run(config)) => *config,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+pub fn numa_refusal(line: &str) -> String {
+    match parse("rhea", &WITH_NUMA, &words(line)) {
+        Err(error) => format!("{error:#}"),
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
 fn refusal(line: &str) -> String {
-    match parse("rhea", Target::X86_64, &words(line)) {
+    match parse("rhea", &X86_64, &words(line)) {
         Err(error) => format!("{error:#}"),
         other => panic!("{line}: {other:?}"),
     }
 }
 
 fn said(line: &str) -> String {
-    match parse("rhea", Target::X86_64, &words(line)) {
+    match parse("rhea", &X86_64, &words(line)) {
         Ok(Outcome::Say(text)) => text,
         other => panic!("{line}: {other:?}"),
     }
@@ -31,8 +73,8 @@ fn said(line: &str) -> String {
 #[test]
 fn a_kernel_and_nothing_else() {
     let c = config("-kernel k");
-    assert_eq!(c.machine, MachineKind::Q35);
-    assert_eq!(c.cpu.name(), "qemu64");
+    assert_eq!(c.machine, MachineConfig::Pc(rhea_pc::PcKind::Q35));
+    assert_eq!(cpu_name(&c), "qemu64");
     assert_eq!(c.ram_size, 128 << 20);
     assert_eq!(c.topology, Topology { cpus: 1, maxcpus: 1, sockets: 1, dies: 1, cores: 1, threads: 1 });
     assert_eq!(c.serials, [CharConfig::MonitorAndStdio]);
@@ -136,10 +178,20 @@ fn what_does_not_fit_together_is_refused() {
 
 #[test]
 fn processor_models() {
-    assert_eq!(config("-kernel k -cpu max,-avx2,+x2apic").cpu.name(), "max");
+    assert_eq!(cpu_name(&config("-kernel k -cpu max,-avx2,+x2apic")), "max");
     assert!(refusal("-cpu no-such-model").contains("unknown CPU model 'no-such-model'"));
     assert!(refusal("-cpu max,+no-such-feature").contains("'no-such-feature'"));
     assert!(refusal("-cpu host").contains("hardware accelerator"));
+}
+
+#[test]
+fn what_a_board_does_not_have_is_refused() {
+    assert!(numa_refusal("-M virt -smp 2,dies=2").contains("dies > 1 not supported by machine 'virt'"));
+    assert!(numa_refusal("-M virt -smp 9").contains("machine 'virt' supports at most 8"));
+    assert!(numa_refusal("-S").contains("no default machine yet: name one with -machine (virt)"));
+    assert!(refusal("-kernel k -numa node").contains("NUMA is not implemented yet for machine 'q35'"));
+    assert!(refusal("-object iothread,id=a").contains("object 'iothread' is not implemented yet"));
+    assert!(refusal("-object memory-backend-rum,id=a").contains("did you mean 'memory-backend-ram'?"));
 }
 
 #[test]
@@ -155,6 +207,8 @@ fn help_texts() {
         ("-device help", "isa-debug-exit"),
         ("-device loader,help", "addr="),
         ("-chardev help", "input-path="),
+        ("-numa node,help", "memdev="),
+        ("-object help", "memory-backend-ram"),
         ("-help", "-dfilter"),
         ("--version", "Rhea"),
     ] {

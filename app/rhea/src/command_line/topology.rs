@@ -4,9 +4,7 @@ use anyhow::bail;
 use rhea_options::options;
 
 use crate::config::Topology;
-
-/// Processors at most: what 8-bit APIC identifiers can name (255 is the broadcast).
-const MAX_CPUS: u32 = 255;
+use crate::targets::BoardSpec;
 
 options! {
     /// `-smp`
@@ -27,13 +25,16 @@ options! {
 }
 
 /// Works out what was left open. Left-over processors become cores first, then sockets, then threads.
-pub fn resolve(options: &SmpOptions, machine: &str) -> anyhow::Result<Topology> {
+pub fn resolve(options: &SmpOptions, board: &BoardSpec) -> anyhow::Result<Topology> {
     let given =
         [options.cpus, options.maxcpus, options.sockets, options.dies, options.cores, options.threads];
     if given.contains(&Some(0)) {
         bail!("invalid CPU topology: parameters must be greater than zero");
     }
     let dies = options.dies.unwrap_or(1);
+    if dies > 1 && !board.has_dies {
+        bail!("dies > 1 not supported by machine '{}'", board.name);
+    }
     let (mut sockets, mut cores, mut threads) = (options.sockets, options.cores, options.threads);
     let wanted = options.maxcpus.or(options.cpus);
     if let Some(wanted) = wanted {
@@ -69,8 +70,9 @@ pub fn resolve(options: &SmpOptions, machine: &str) -> anyhow::Result<Topology> 
     if maxcpus < cpus {
         bail!("invalid CPU topology: maxcpus ({maxcpus}) must not be less than cpus ({cpus})");
     }
-    if maxcpus > MAX_CPUS {
-        bail!("invalid number of CPUs {maxcpus}: machine '{machine}' supports at most {MAX_CPUS}");
+    let (machine, most) = (board.name, board.max_cpus);
+    if maxcpus > most {
+        bail!("invalid number of CPUs {maxcpus}: machine '{machine}' supports at most {most}");
     }
     Ok(Topology { cpus, maxcpus, sockets, dies, cores, threads })
 }
@@ -80,9 +82,10 @@ mod tests {
     use rhea_options::FromOptions;
 
     use super::*;
+    use crate::targets::x86::X86_64;
 
     fn smp(text: &str) -> Result<Topology, String> {
-        resolve(&SmpOptions::parse(text).unwrap(), "q35").map_err(|e| e.to_string())
+        resolve(&SmpOptions::parse(text).unwrap(), X86_64.board("q35").unwrap()).map_err(|e| e.to_string())
     }
 
     fn shape(text: &str) -> [u32; 6] {

@@ -13,6 +13,7 @@ use crate::check::Precedence;
 use crate::table::Table;
 
 pub(crate) use naming::{camel, method};
+pub(crate) use translate::trait_name;
 
 /// Text that grows line by line, indented.
 #[derive(Default)]

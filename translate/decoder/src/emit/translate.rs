@@ -1,27 +1,45 @@
 //! What a guest implements: one method for each instruction that does not stand for another.
 
+use std::path::Path;
+
 use crate::emit::types::field_type;
 use crate::emit::{Output, camel, method};
 use crate::table::{Expansion, Field, Format, KindOf, Source, Table};
 
 pub(super) fn translation(table: &Table, out: &mut Output) {
+    let parts = parts(table);
     out.lines(&[
         "",
-        "/// One method for each instruction, so that none is forgotten. Instructions that stand for others have none:",
-        "/// their operands are rewritten and the other's method is called.",
-        "pub trait Translate {",
+        "/// What translates instructions: one trait for each table with one method for each instruction, so that none is",
+        "/// forgotten. Instructions that stand for others have none: their operands are rewritten and the other's method is",
+        "/// called.",
+        "pub trait Translator {",
         "/// What comes of an instruction.",
         "type Output;",
+        "}",
     ]);
-    for pattern in table.patterns.iter().filter(|pattern| pattern.expansion.is_none()) {
-        let format = &table.formats[pattern.format];
-        let arguments =
-            if format.fields.is_empty() { String::new() } else { format!(", a: {}", camel(&format.name)) };
-        out.line("");
-        out.line(format!("/// `{}`", pattern.name));
-        out.line(format!("fn {}(&mut self{arguments}) -> Self::Output;", method(&pattern.name)));
+    for part in &parts {
+        out.lines(&["", &format!("/// The instructions of `{}`.", part.file)]);
+        out.line(format!("pub trait {}: Translator {{", part.name));
+        for pattern in &part.patterns {
+            let pattern = &table.patterns[*pattern];
+            let format = &table.formats[pattern.format];
+            let arguments = if format.fields.is_empty() {
+                String::new()
+            } else {
+                format!(", a: {}", camel(&format.name))
+            };
+            out.line(format!("/// `{}`", pattern.name));
+            out.line(format!("fn {}(&mut self{arguments}) -> Self::Output;", method(&pattern.name)));
+        }
+        out.line("}");
     }
-    out.lines(&["}", "", "impl Instruction {", "/// Calls the instruction's method."]);
+    let bounds: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+    let bounds = if bounds.is_empty() { "Translator".to_owned() } else { bounds.join(" + ") };
+    out.lines(&["", "/// A translator of every instruction."]);
+    out.line(format!("pub trait Translate: {bounds} {{}}"));
+    out.line(format!("impl<T: {bounds}> Translate for T {{}}"));
+    out.lines(&["", "impl Instruction {", "/// Calls the instruction's method."]);
     out.line("pub fn translate<T: Translate>(self, translator: &mut T) -> T::Output {");
     out.line("match self {");
     for pattern in &table.patterns {
@@ -60,6 +78,39 @@ pub(super) fn translation(table: &Table, out: &mut Output) {
         ));
     }
     out.lines(&["other => other,", "}", "}", "}"]);
+}
+
+/// The instructions of one file that do not stand for others.
+struct Part {
+    file: String,
+    /// `TranslateZi` for `tables/zi.isa`.
+    name: String,
+    patterns: Vec<usize>,
+}
+
+fn parts(table: &Table) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (index, pattern) in table.patterns.iter().enumerate() {
+        if pattern.expansion.is_some() {
+            continue;
+        }
+        let name = trait_name(&pattern.place.file);
+        match parts.iter_mut().find(|part| part.name == name) {
+            Some(part) => part.patterns.push(index),
+            None => {
+                let file = Path::new(&*pattern.place.file).file_name().unwrap_or_default();
+                parts.push(Part { file: file.to_string_lossy().into_owned(), name, patterns: vec![index] });
+            }
+        }
+    }
+    parts
+}
+
+/// The name of a file's trait.
+pub(crate) fn trait_name(file: &str) -> String {
+    let stem = Path::new(file).file_stem().unwrap_or_default().to_string_lossy();
+    let plain = stem.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
+    format!("Translate{}", camel(&plain).trim_start_matches('_'))
 }
 
 /// How an instruction's operands are bound where its expansion is written.
