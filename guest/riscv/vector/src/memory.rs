@@ -8,10 +8,13 @@ use crate::execute::Illegal;
 use crate::legality::{self, Registers};
 use crate::vtype::{Vtype, elements};
 
-/// Memory by virtual address.
+/// A hart with its memory, by virtual address.
 pub trait Memory {
     /// Why an access failed; the implementation has noted the exception.
     type Fault;
+
+    /// The hart's registers.
+    fn state(&mut self) -> &mut RiscvState;
 
     /// Loads `size` (1, 2, 4 or 8) bytes, little-endian.
     ///
@@ -237,13 +240,14 @@ impl Places {
     }
 }
 
-/// Bytes of registers that one run moves at most: runs end at multiples of it, so that they do not cross pages.
-const RUN: u64 = 4096;
+/// Most bytes that one run moves. Runs do not cross pages.
+const RUN: usize = 256;
+const PAGE: u64 = 4096;
 
-/// Elements from `i` on that lie one after the other within a page.
-fn run_length(places: &Places, first: u64, i: usize, count: usize) -> usize {
-    let in_page = (RUN - first % RUN) >> places.width;
-    (count - i).min(in_page as usize)
+/// Bytes from element `i` on that lie one after the other within a page.
+fn run_bytes(places: &Places, first: u64, i: usize, count: usize) -> usize {
+    let in_page = (PAGE - first % PAGE) as usize >> places.width << places.width;
+    ((count - i) << places.width).min(in_page).min(RUN)
 }
 
 fn is_contiguous(t: &Transfer, plan: &Plan) -> bool {
@@ -261,47 +265,45 @@ fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usiz
 ///
 /// # Errors
 /// The instruction is reserved, or an element faulted.
-pub fn load<M: Memory>(
-    st: &mut RiscvState,
-    memory: &mut M,
-    t: Transfer,
-    base: u64,
-    stride: u64,
-) -> Result<(), Stop<M::Fault>> {
-    let (plan, start) = begin(st, &t, true)?;
-    let places = Places::new(st, &t, &plan, base, stride);
+pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    let (plan, start) = begin(m.state(), &t, true)?;
+    let places = Places::new(m.state(), &t, &plan, base, stride);
     let contiguous = is_contiguous(&t, &plan);
     let mut i = start;
     while i < plan.count {
         if contiguous {
-            let address = places.address(&st.v.0, i, 0);
-            let n = run_length(&places, address, i, plan.count);
-            let at = places.register(i, 0);
-            if let Some(out) = st.v.0.get_mut(at..at + (n << places.width))
-                && n != 0
-                && memory.load_run(address, places.size(), out)
-            {
-                i += n;
+            let address = places.address(&m.state().v.0, i, 0);
+            let mut buffer = [0; RUN];
+            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
+            if !bytes.is_empty() && m.load_run(address, places.size(), bytes) {
+                let at = places.register(i, 0);
+                if let Some(out) = m.state().v.0.get_mut(at..at + bytes.len()) {
+                    out.copy_from_slice(bytes);
+                }
+                i += bytes.len() >> places.width;
                 continue;
             }
         }
-        if t.masked && !bit(&st.v.0, 0, i) {
+        if t.masked && !bit(&m.state().v.0, 0, i) {
             i += 1;
             continue;
         }
         for field in 0..places.fields {
-            let address = places.address(&st.v.0, i, field);
+            let address = places.address(&m.state().v.0, i, field);
             let cuts = t.addressing == Addressing::FaultOnlyFirst && i != 0;
-            if cuts && !memory.can_load(address, places.size()) {
-                st.vl = i as u64;
+            if cuts && !m.can_load(address, places.size()) {
+                m.state().vl = i as u64;
                 return Ok(());
             }
-            let value = memory.load(address, places.size()).map_err(|fault| {
-                st.vstart = i as u64;
-                Stop::Fault(fault)
-            })?;
+            let value = match m.load(address, places.size()) {
+                Ok(value) => value,
+                Err(fault) => {
+                    m.state().vstart = i as u64;
+                    return Err(Stop::Fault(fault));
+                }
+            };
             let at = places.register(i, field);
-            by_sew!(places.width, E => E::store(&mut st.v.0, at, value));
+            by_sew!(places.width, E => E::store(&mut m.state().v.0, at, value));
         }
         i += 1;
     }
@@ -312,42 +314,37 @@ pub fn load<M: Memory>(
 ///
 /// # Errors
 /// The instruction is reserved, or an element faulted.
-pub fn store<M: Memory>(
-    st: &mut RiscvState,
-    memory: &mut M,
-    t: Transfer,
-    base: u64,
-    stride: u64,
-) -> Result<(), Stop<M::Fault>> {
-    let (plan, start) = begin(st, &t, false)?;
-    let places = Places::new(st, &t, &plan, base, stride);
+pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    let (plan, start) = begin(m.state(), &t, false)?;
+    let places = Places::new(m.state(), &t, &plan, base, stride);
     let contiguous = is_contiguous(&t, &plan);
     let mut i = start;
     while i < plan.count {
         if contiguous {
-            let address = places.address(&st.v.0, i, 0);
-            let n = run_length(&places, address, i, plan.count);
+            let address = places.address(&m.state().v.0, i, 0);
+            let mut buffer = [0; RUN];
+            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
             let at = places.register(i, 0);
-            if let Some(bytes) = st.v.0.get(at..at + (n << places.width))
-                && n != 0
-                && memory.store_run(address, places.size(), bytes)
-            {
-                i += n;
+            if let Some(from) = m.state().v.0.get(at..at + bytes.len()) {
+                bytes.copy_from_slice(from);
+            }
+            if !bytes.is_empty() && m.store_run(address, places.size(), bytes) {
+                i += bytes.len() >> places.width;
                 continue;
             }
         }
-        if t.masked && !bit(&st.v.0, 0, i) {
+        if t.masked && !bit(&m.state().v.0, 0, i) {
             i += 1;
             continue;
         }
         for field in 0..places.fields {
-            let address = places.address(&st.v.0, i, field);
+            let address = places.address(&m.state().v.0, i, field);
             let at = places.register(i, field);
-            let value = by_sew!(places.width, E => E::load(&st.v.0, at));
-            memory.store(address, places.size(), value).map_err(|fault| {
-                st.vstart = i as u64;
-                Stop::Fault(fault)
-            })?;
+            let value = by_sew!(places.width, E => E::load(&m.state().v.0, at));
+            if let Err(fault) = m.store(address, places.size(), value) {
+                m.state().vstart = i as u64;
+                return Err(Stop::Fault(fault));
+            }
         }
         i += 1;
     }

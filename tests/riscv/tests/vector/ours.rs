@@ -12,7 +12,7 @@ const SIGILL: u64 = 4;
 const SIGSEGV: u64 = 11;
 
 /// The page; all else faults.
-struct Page<'a>(&'a mut [u8]);
+struct Page<'a>(&'a mut [u8], &'a mut RiscvState);
 
 impl Page<'_> {
     fn range(&self, address: u64, size: u32) -> Result<std::ops::Range<usize>, ()> {
@@ -24,6 +24,10 @@ impl Page<'_> {
 
 impl Memory for Page<'_> {
     type Fault = ();
+
+    fn state(&mut self) -> &mut RiscvState {
+        self.1
+    }
 
     fn load(&mut self, address: u64, size: u32) -> Result<u64, ()> {
         let mut bytes = [0; 8];
@@ -92,7 +96,6 @@ impl Ours {
 
 fn step(st: &mut RiscvState, features: &Features, word: u32, page: &mut [u8]) -> u64 {
     let Some(call) = decode32(word, features).and_then(VectorCall::of) else { return SIGILL };
-    let mut page = Page(page);
     let outcome = |r: Result<(), Stop<()>>| match r {
         Ok(()) => 0,
         Err(Stop::Illegal) => SIGILL,
@@ -128,11 +131,11 @@ fn step(st: &mut RiscvState, features: &Features, word: u32, page: &mut [u8]) ->
         }
         VectorCall::Load { transfer, rs1, rs2 } => {
             let (base, stride) = (st.x[usize::from(rs1)], st.x[usize::from(rs2)]);
-            return outcome(memory::load(st, &mut page, transfer, base, stride));
+            return outcome(memory::load(&mut Page(page, st), transfer, base, stride));
         }
         VectorCall::Store { transfer, rs1, rs2 } => {
             let (base, stride) = (st.x[usize::from(rs1)], st.x[usize::from(rs2)]);
-            return outcome(memory::store(st, &mut page, transfer, base, stride));
+            return outcome(memory::store(&mut Page(page, st), transfer, base, stride));
         }
     }
     0

@@ -6,10 +6,14 @@ use super::*;
 use crate::memory::{Memory, Transfer, load, store};
 
 /// Takes every other page.
-struct Pages;
+struct Pages<'a>(&'a mut RiscvState);
 
-impl Memory for Pages {
+impl Memory for Pages<'_> {
     type Fault = ();
+
+    fn state(&mut self) -> &mut RiscvState {
+        self.0
+    }
 
     fn load(&mut self, address: u64, _: u32) -> Result<u64, ()> {
         if address & 0x1000 == 0 { Ok(address) } else { Err(()) }
@@ -79,10 +83,10 @@ proptest! {
         let mut st = state(vlen, words);
         let before = st.clone();
         let t = Transfer::from_bits(bits);
-        let _ = load(&mut st, &mut Pages, t, base, stride);
+        let _ = load(&mut Pages(&mut st), t, base, stride);
         let used = 4 * vlen as usize;
         prop_assert!(st.v.0[used..] == before.v.0[used..], "behind the registers");
-        let _ = store(&mut st, &mut Pages, t, base, stride);
+        let _ = store(&mut Pages(&mut st), t, base, stride);
         prop_assert!(st.vl <= before.vl);
     }
 }
