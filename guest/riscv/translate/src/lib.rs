@@ -18,6 +18,7 @@ mod csr;
 mod generated;
 mod operands;
 mod processor;
+pub mod vector;
 
 pub use generated::*;
 pub use processor::Xlen;

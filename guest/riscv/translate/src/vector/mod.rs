@@ -1,0 +1,6 @@
+//! Vector instructions.
+
+mod call;
+mod table;
+
+pub use call::{Destination, Source, VectorCall};
