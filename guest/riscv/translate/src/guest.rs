@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use rhea_engine::{Access, Guest, GuestLayout, Helper, Leave, Next, Translation, VcpuContext};
 use rhea_ir::{Builder, Slot};
+use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::state::{HartConfig, NO_RESERVATION, mmu};
-use rhea_riscv_state::CpuModel;
 use rhea_riscv_system::exception::Cause;
 use rhea_riscv_system::paging::{self, AccessKind};
 use rhea_riscv_system::{Exception, interrupt, privileged, trap};
@@ -221,7 +221,8 @@ impl Guest for RiscvGuest {
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         let mut bus = Bus { env, cpu };
         let walk = paging::translate(st, &mut bus, vaddr, len.into(), paging::Access::new(kind, mmu_index));
-        let walk = walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access_fault(kind, vaddr)) });
+        let walk =
+            walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access_fault(kind, vaddr)) });
         match walk {
             Ok(t) => Ok(Translation {
                 phys: t.phys,
@@ -260,11 +261,8 @@ impl Guest for RiscvGuest {
         let mut at = 0;
         while let Some((bits, len)) = unit::fetch(&code[at..]) {
             let address = pc.wrapping_add(at as u64) & self.config.mask();
-            let instruction = if len == 2 {
-                decode16(bits as u16, &self.features)
-            } else {
-                decode32(bits, &self.features)
-            };
+            let instruction =
+                if len == 2 { decode16(bits, &self.features) } else { decode32(bits, &self.features) };
             let width = 2 * len;
             // Writing to a string cannot fail.
             let _ = match instruction {
@@ -275,7 +273,9 @@ impl Guest for RiscvGuest {
                     i.display(address, self.config.xlen),
                     pad = 8 - width
                 ),
-                None => writeln!(text, "{address:#018x}:  {bits:0width$x}{:pad$}  illegal", "", pad = 8 - width),
+                None => {
+                    writeln!(text, "{address:#018x}:  {bits:0width$x}{:pad$}  illegal", "", pad = 8 - width)
+                }
             };
             at += len;
         }

@@ -29,18 +29,22 @@ const CHECKS: Effects =
 const SYSTEM: Effects =
     Effects { reads: SlotAccess::All, writes: SlotAccess::All, may_exit: true, pure: false };
 /// Reads and writes integer registers, may raise an exception.
-const REGISTERS: Effects =
-    Effects { reads: SlotAccess::All, writes: SlotAccess::Ranges(&[INTEGER]), may_exit: true, pure: false };
+const REGISTERS: Effects = Effects {
+    reads: SlotAccess::All,
+    writes: SlotAccess::Ranges(&[X_REGISTERS]),
+    may_exit: true,
+    pure: false,
+};
 /// Reads and writes integer and floating-point registers.
 const FLOATING: Effects = Effects {
-    reads: SlotAccess::Ranges(&[INTEGER, FLOAT]),
-    writes: SlotAccess::Ranges(&[INTEGER, FLOAT]),
+    reads: SlotAccess::Ranges(&[X_REGISTERS, F_REGISTERS]),
+    writes: SlotAccess::Ranges(&[X_REGISTERS, F_REGISTERS]),
     may_exit: false,
     pure: false,
 };
 
-const INTEGER: (u32, u32) = (offset_of!(RiscvState, x) as u32, size_of::<[u64; 32]>() as u32);
-const FLOAT: (u32, u32) = (offset_of!(RiscvState, f) as u32, size_of::<[u64; 32]>() as u32);
+const X_REGISTERS: (u32, u32) = (offset_of!(RiscvState, x) as u32, size_of::<[u64; 32]>() as u32);
+const F_REGISTERS: (u32, u32) = (offset_of!(RiscvState, f) as u32, size_of::<[u64; 32]>() as u32);
 
 /// Operations of `CACHE_BLOCK`.
 pub const BLOCK_INVAL: u64 = 0;

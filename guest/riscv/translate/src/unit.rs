@@ -38,8 +38,7 @@ pub fn translate(
         };
         t.start(pc.wrapping_add(at as u64) & config.mask(), len as u32, bits);
         at += len;
-        let instruction =
-            if len == 2 { decode16(bits as u16, features) } else { decode32(bits, features) };
+        let instruction = if len == 2 { decode16(bits, features) } else { decode32(bits, features) };
         match instruction {
             Some(instruction) => instruction.translate(&mut t),
             None => t.illegal(),

@@ -10,8 +10,8 @@ use rhea_riscv_state::state::{mode, mstatus};
 
 use crate::translator::UnitTranslator;
 use crate::{
-    Compare, FExact, FLoad, FRounded, FStore, Fli, Fr, FrRounded, Freg, FromX, FromXExact, FromXPair, FromXRounded, Fused,
-    Rounding, ToX, ToXRounded, TranslateF, Xreg, float, helpers, reasons, slots,
+    Compare, FExact, FLoad, FRounded, FStore, Fli, Fr, FrRounded, Freg, FromX, FromXExact, FromXPair,
+    FromXRounded, Fused, Rounding, ToX, ToXRounded, TranslateF, Xreg, float, helpers, reasons, slots,
 };
 
 /// A precision that the host computes in.
@@ -240,19 +240,25 @@ impl UnitTranslator<'_> {
         }
     }
 
-    /// `combine` makes the sign's bits out of both operands.
-    fn sign(&mut self, p: P, a: Fr, combine: fn(&mut Self, Val, Val, Val) -> Val) {
+    fn sign(&mut self, p: P, a: Fr, sign: Sign) {
         if !self.float_on() {
             return;
         }
         let x = self.f(p, a.fs1);
-        if a.fs1 == a.fs2 && combine as usize == copied_sign as usize {
+        if a.fs1 == a.fs2 && sign == Sign::Copied {
             return self.set_f(p, a.fd, x);
         }
         let y = self.f(p, a.fs2);
         let (x, y) = (self.vector(x), self.vector(y));
         let mask = self.b.iconst(Type::V128, p.sign());
-        let sign = combine(self, x, y, mask);
+        let sign = match sign {
+            Sign::Copied => self.b.vbin(Op::VAnd, Lane::None, y, mask),
+            Sign::Negated => self.b.vbin(Op::VAndNot, Lane::None, mask, y),
+            Sign::Product => {
+                let both = self.b.vbin(Op::VXor, Lane::None, x, y);
+                self.b.vbin(Op::VAnd, Lane::None, both, mask)
+            }
+        };
         let magnitude = self.b.vbin(Op::VAndNot, Lane::None, x, mask);
         let value = self.b.vbin(Op::VOr, Lane::None, magnitude, sign);
         let value = self.scalar(p, value);
@@ -288,7 +294,7 @@ impl UnitTranslator<'_> {
     }
 
     /// To an integer: None if it is done in software, else how the host rounds.
-    fn to_integer(&mut self, rm: Rounding) -> Option<HostRounding> {
+    fn integer_rounding(&mut self, rm: Rounding) -> Option<HostRounding> {
         if !self.float_on() {
             return None;
         }
@@ -302,8 +308,8 @@ impl UnitTranslator<'_> {
         }
     }
 
-    fn to_signed(&mut self, p: P, a: ToXRounded, ty: Type) {
-        let Some(rounding) = self.to_integer(a.rm) else { return };
+    fn convert_to_signed(&mut self, p: P, a: ToXRounded, ty: Type) {
+        let Some(rounding) = self.integer_rounding(a.rm) else { return };
         let x = self.f(p, a.fs1);
         let value = self.b.convert(Op::FToInt, ty, p.lane(), rounding as u8, x);
         // What does not fit becomes the most negative integer, which may also be the right one.
@@ -314,8 +320,8 @@ impl UnitTranslator<'_> {
     }
 
     /// Numbers from 0 to below 2^63 (2^32 - 1 for results of 32 bits) are converted as signed ones of 64 bits.
-    fn to_unsigned(&mut self, p: P, a: ToXRounded, ty: Type) {
-        let Some(rounding) = self.to_integer(a.rm) else { return };
+    fn convert_to_unsigned(&mut self, p: P, a: ToXRounded, ty: Type) {
+        let Some(rounding) = self.integer_rounding(a.rm) else { return };
         let x = self.f(p, a.fs1);
         let zero = self.constant(p, 0);
         let limit = match (ty, p) {
@@ -337,21 +343,21 @@ impl UnitTranslator<'_> {
     }
 
     /// From a signed integer of type `I32` or `I64`.
-    fn from_integer(&mut self, p: P, fd: Freg, value: Val) {
+    fn integer_into_float(&mut self, p: P, fd: Freg, value: Val) {
         let other = self.b.get(p.canonical());
         let value = self.b.op2(Op::FFromInt, p.ty(), p.lane(), 0, other, value, 0);
         self.set_f(p, fd, value);
     }
 
-    fn from_signed(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
+    fn signed_into_float(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
         if self.inline(rm) {
             let x = self.x64(rs1);
             let x = self.b.zext(ty, x);
-            self.from_integer(p, fd, x);
+            self.integer_into_float(p, fd, x);
         }
     }
 
-    fn from_unsigned(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
+    fn unsigned_into_float(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
         if !self.inline(rm) {
             return;
         }
@@ -359,11 +365,11 @@ impl UnitTranslator<'_> {
         if ty == Type::I32 {
             let low = self.b.zext(Type::I32, x);
             let wide = self.b.zext(Type::I64, low);
-            return self.from_integer(p, fd, wide);
+            return self.integer_into_float(p, fd, wide);
         }
         let large = self.b.icmp_imm(Cond::LtS, x, 0);
         self.in_software_if(large);
-        self.from_integer(p, fd, x);
+        self.integer_into_float(p, fd, x);
     }
 
     fn convert(&mut self, from: P, to: P, fd: Freg, fs1: Freg) {
@@ -375,18 +381,15 @@ impl UnitTranslator<'_> {
     }
 }
 
-fn copied_sign(t: &mut UnitTranslator<'_>, _: Val, y: Val, mask: Val) -> Val {
-    t.b.vbin(Op::VAnd, Lane::None, y, mask)
-}
-
-fn negated_sign(t: &mut UnitTranslator<'_>, _: Val, y: Val, mask: Val) -> Val {
-    // mask & !y
-    t.b.vbin(Op::VAndNot, Lane::None, mask, y)
-}
-
-fn product_sign(t: &mut UnitTranslator<'_>, x: Val, y: Val, mask: Val) -> Val {
-    let both = t.b.vbin(Op::VXor, Lane::None, x, y);
-    t.b.vbin(Op::VAnd, Lane::None, both, mask)
+/// The sign that an FSGNJ instruction gives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// That of the second operand.
+    Copied,
+    /// Its inverse.
+    Negated,
+    /// That of the product.
+    Product,
 }
 
 macro_rules! each {
@@ -474,9 +477,9 @@ impl TranslateF for UnitTranslator<'_> {
         fmul_s fmul_d (FrRounded) = |t, p, a| t.two(p, Op::FMul, a);
         fdiv_s fdiv_d (FrRounded) = |t, p, a| t.two(p, Op::FDiv, a);
         fsqrt_s fsqrt_d (FRounded) = |t, p, a| t.root(p, a);
-        fsgnj_s fsgnj_d (Fr) = |t, p, a| t.sign(p, a, copied_sign);
-        fsgnjn_s fsgnjn_d (Fr) = |t, p, a| t.sign(p, a, negated_sign);
-        fsgnjx_s fsgnjx_d (Fr) = |t, p, a| t.sign(p, a, product_sign);
+        fsgnj_s fsgnj_d (Fr) = |t, p, a| t.sign(p, a, Sign::Copied);
+        fsgnjn_s fsgnjn_d (Fr) = |t, p, a| t.sign(p, a, Sign::Negated);
+        fsgnjx_s fsgnjx_d (Fr) = |t, p, a| t.sign(p, a, Sign::Product);
         fmin_s fmin_d (Fr) = |t, p, a| t.extreme(p, a, false);
         fmax_s fmax_d (Fr) = |t, p, a| t.extreme(p, a, true);
         fminm_s fminm_d (Fr) = |t, p, a| t.extreme(p, a, false);
@@ -486,26 +489,26 @@ impl TranslateF for UnitTranslator<'_> {
         fle_s fle_d (Compare) = |t, p, a| t.compare(p, a, FloatCond::Le, true);
         fltq_s fltq_d (Compare) = |t, p, a| t.compare(p, a, FloatCond::Lt, false);
         fleq_s fleq_d (Compare) = |t, p, a| t.compare(p, a, FloatCond::Le, false);
-        fcvt_w_s fcvt_w_d (ToXRounded) = |t, p, a| t.to_signed(p, a, Type::I32);
-        fcvt_l_s fcvt_l_d (ToXRounded) = |t, p, a| t.to_signed(p, a, Type::I64);
-        fcvt_wu_s fcvt_wu_d (ToXRounded) = |t, p, a| t.to_unsigned(p, a, Type::I32);
-        fcvt_lu_s fcvt_lu_d (ToXRounded) = |t, p, a| t.to_unsigned(p, a, Type::I64);
-        fcvt_s_l fcvt_d_l (FromXRounded) = |t, p, a| t.from_signed(p, (a.fd, a.rs1, a.rm), Type::I64);
-        fcvt_s_lu fcvt_d_lu (FromXRounded) = |t, p, a| t.from_unsigned(p, (a.fd, a.rs1, a.rm), Type::I64);
+        fcvt_w_s fcvt_w_d (ToXRounded) = |t, p, a| t.convert_to_signed(p, a, Type::I32);
+        fcvt_l_s fcvt_l_d (ToXRounded) = |t, p, a| t.convert_to_signed(p, a, Type::I64);
+        fcvt_wu_s fcvt_wu_d (ToXRounded) = |t, p, a| t.convert_to_unsigned(p, a, Type::I32);
+        fcvt_lu_s fcvt_lu_d (ToXRounded) = |t, p, a| t.convert_to_unsigned(p, a, Type::I64);
+        fcvt_s_l fcvt_d_l (FromXRounded) = |t, p, a| t.signed_into_float(p, (a.fd, a.rs1, a.rm), Type::I64);
+        fcvt_s_lu fcvt_d_lu (FromXRounded) = |t, p, a| t.unsigned_into_float(p, (a.fd, a.rs1, a.rm), Type::I64);
     }
 
     fn fcvt_s_w(&mut self, a: FromXRounded) {
-        self.from_signed(Single, (a.fd, a.rs1, a.rm), Type::I32);
+        self.signed_into_float(Single, (a.fd, a.rs1, a.rm), Type::I32);
     }
 
     fn fcvt_s_wu(&mut self, a: FromXRounded) {
-        self.from_unsigned(Single, (a.fd, a.rs1, a.rm), Type::I32);
+        self.unsigned_into_float(Single, (a.fd, a.rs1, a.rm), Type::I32);
     }
 
     fn fcvt_d_w(&mut self, a: FromXExact) {
         if self.float_on() {
             let x = self.x32(a.rs1);
-            self.from_integer(Double, a.fd, x);
+            self.integer_into_float(Double, a.fd, x);
         }
     }
 
@@ -513,7 +516,7 @@ impl TranslateF for UnitTranslator<'_> {
         if self.float_on() {
             let x = self.x32(a.rs1);
             let x = self.b.zext(Type::I64, x);
-            self.from_integer(Double, a.fd, x);
+            self.integer_into_float(Double, a.fd, x);
         }
     }
 
