@@ -287,6 +287,10 @@ impl CpuModel {
         self.refuse_missing(asked.on, asked.off)?;
         self.complete_compressed(asked)?;
         self.fill_groups();
+        let set = self.config.extensions;
+        if set.has(X::Zve32x) && !set.has(X::Zve64x) && !asked.elen {
+            self.config.elen = 32;
+        }
         self.resolve_block_size(asked)?;
         self.resolve_satp(asked)?;
         self.check_conflicts(asked)

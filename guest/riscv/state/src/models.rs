@@ -90,6 +90,18 @@ const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
     X::Zknh,
     X::Zkr,
     X::Zkt,
+    X::Zvbb,
+    X::Zvbc,
+    X::Zvfh,
+    X::Zvfhmin,
+    X::Zvkb,
+    X::Zvkg,
+    X::Zvkned,
+    X::Zvknha,
+    X::Zvknhb,
+    X::Zvksed,
+    X::Zvksh,
+    X::Zvkt,
     X::Smstateen,
     X::Ssstateen,
     X::Sscofpmf,
@@ -127,6 +139,7 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::Zve32x,
     X::Zvfhmin,
     X::Zvbb,
+    X::Zvkb,
     X::Zvkt,
     X::Zihintntl,
     X::Zicond,
@@ -145,8 +158,7 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::H,
 ]));
 
-const RVA23_MISSING: ExtensionSet =
-    ExtensionSet::of(&[X::Zvfhmin, X::Zvbb, X::Zvkt, X::Zcmop, X::Zcb, X::Supm, X::Ssnpm, X::Sha, X::H]);
+const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Zcmop, X::Zcb, X::Supm, X::Ssnpm, X::Sha, X::H]);
 
 /// All models; the first is the default of 64-bit machines.
 pub(crate) const MODELS: &[ModelDefinition] = &[
