@@ -4,16 +4,20 @@ use crate::TIMEBASE;
 use crate::boot::{self, BootMedia};
 use crate::config::{BuildError, NumaConfig, VirtConfig};
 use crate::empty_slot::EmptySlot;
+use crate::firmware_config;
 use crate::hart::{self, VirtHart};
 use crate::memory_map as map;
+use crate::pci::{self, NoMsi};
 use crate::reset_vector::boot_rom;
 use parking_lot::Mutex;
 use rhea_chardev::NullChardev;
 use rhea_chipset::SifiveTest;
 use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
+use rhea_firmware_devices::{Flash, FwCfg};
 use rhea_interrupt::{Mswi, Plic, Sswi};
 use rhea_loader::Blob;
 use rhea_memory::{AddressSpace, MmioHandler, RamBlock, Region, Topology};
+use rhea_pci::PciBus;
 use rhea_riscv_state::InterruptLines;
 use rhea_riscv_state::platform::Lines;
 use rhea_serial::Uart16550;
@@ -52,6 +56,8 @@ pub struct VirtMachine {
     pub boot_format: Option<&'static str>,
     /// Guest RAM.
     pub ram: Arc<RamBlock>,
+    /// The PCI bus. Functions are plugged in before the machine runs, and registered with [`VirtMachine::register`].
+    pub pci: Arc<PciBus>,
     /// Places for virtio-mmio transports; see [`VirtMachine::plug_virtio`].
     pub virtio_slots: Vec<VirtioSlot>,
     topology: Arc<Topology>,
@@ -122,10 +128,15 @@ impl VirtMachine {
         slot.taken = true;
         let region = Region::mmio(&self.topology, path, map::VIRTIO_STRIDE, device.clone());
         self.system.add_with_priority(slot.address, &region, 1);
+        self.register(path, device);
+        true
+    }
+
+    /// Registers a device that was added, for reset and saved state.
+    pub fn register<T: Reset + StateUnit + 'static>(&mut self, path: &str, device: Arc<T>) {
         // Before the interrupt controllers, which look at its line.
         self.resets.insert(0, device.clone());
         self.saved.insert(0, SavedUnit { path: path.into(), unit: device });
-        true
     }
 
     /// The devices whose state is saved, those that drive lines before those that receive them.
@@ -152,10 +163,14 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     let plic = board.interrupt_controller();
     board.add_devices(&plic);
     let virtio_slots = board.add_virtio_slots(&plic);
+    let pci = board.add_pci(&plic);
+    board.add_flash()?;
+    let memory = AddressSpace::new("system", board.system.clone());
+    board.add_fw_cfg(&memory)?;
     board.add_local_interrupts();
     // Last: a reset of a device may change the level of its line.
     board.register("plic", &plic);
-    board.finish(media, virtio_slots)
+    board.finish(media, memory, pci, virtio_slots)
 }
 
 fn check_numa(numa: &NumaConfig, config: &VirtConfig) -> Result<(), BuildError> {
@@ -268,8 +283,50 @@ impl<'a> Board<'a> {
         }
     }
 
-    fn finish(self, media: BootMedia, virtio_slots: Vec<VirtioSlot>) -> Result<VirtMachine, BuildError> {
-        let memory = AddressSpace::new("system", self.system.clone());
+    fn add_pci(&mut self, plic: &Arc<Plic>) -> Arc<PciBus> {
+        let lines = std::array::from_fn(|index| plic.input(map::PCI_IRQ + index as u32));
+        let window = map::pci_high_memory(self.config.cpu.config().xlen, self.config.ram_size);
+        let (bus, bridge) = pci::host(&self.topology, &self.system, lines, Arc::new(NoMsi), window);
+        self.register("pci/00.0", &bridge);
+        bus
+    }
+
+    /// Both banks; one without image reads as zeros, and changes to it last until the machine ends.
+    fn add_flash(&mut self) -> Result<(), BuildError> {
+        for (index, config) in self.config.flash.iter().enumerate() {
+            let name = format!("flash{index}");
+            let block = block(&name, map::FLASH_SIZE)?;
+            let (store, read_only) = match config {
+                Some(config) if config.contents.len() as u64 != map::FLASH_SIZE => {
+                    return Err(BuildError::FlashSize { size: config.contents.len() as u64 });
+                }
+                Some(config) => {
+                    block.write_bytes(0, &config.contents);
+                    (config.store.clone(), config.read_only)
+                }
+                None => (None, false),
+            };
+            let flash = Flash::new(&self.topology, block, store, read_only);
+            self.system.add(map::FLASH + index as u64 * map::FLASH_SIZE, flash.region());
+            self.register(&name, &flash);
+        }
+        Ok(())
+    }
+
+    fn add_fw_cfg(&mut self, memory: &Arc<AddressSpace>) -> Result<(), BuildError> {
+        let device = FwCfg::new(firmware_config::contents(self.config)?, memory.clone());
+        self.map("fw-cfg", map::FW_CFG, rhea_firmware_devices::fw_cfg::MMIO_SIZE, device.clone());
+        self.register("fw-cfg", &device);
+        Ok(())
+    }
+
+    fn finish(
+        self,
+        media: BootMedia,
+        memory: Arc<AddressSpace>,
+        pci: Arc<PciBus>,
+        virtio_slots: Vec<VirtioSlot>,
+    ) -> Result<VirtMachine, BuildError> {
         let hart = |(index, lines): (usize, &Arc<InterruptLines>)| VirtHart {
             hart_id: index as u64,
             memory: memory.clone(),
@@ -287,6 +344,7 @@ impl<'a> Board<'a> {
             power: self.power,
             boot_format: media.format,
             ram: self.ram,
+            pci,
             virtio_slots,
             topology: self.topology,
             system: self.system,
