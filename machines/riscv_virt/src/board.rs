@@ -11,7 +11,8 @@ use crate::pci::{self, NoMsi};
 use crate::reset_vector::boot_rom;
 use parking_lot::Mutex;
 use rhea_chardev::NullChardev;
-use rhea_chipset::SifiveTest;
+use rhea_chipset::htif::WORD_SIZE;
+use rhea_chipset::{Htif, SifiveTest};
 use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
 use rhea_firmware_devices::{Flash, FwCfg};
 use rhea_interrupt::{Mswi, Plic, Sswi};
@@ -167,6 +168,9 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     board.add_flash()?;
     let memory = AddressSpace::new("system", board.system.clone());
     board.add_fw_cfg(&memory)?;
+    if let Some(words) = media.htif {
+        board.add_htif(words, &memory);
+    }
     board.add_local_interrupts();
     // Last: a reset of a device may change the level of its line.
     board.register("plic", &plic);
@@ -318,6 +322,24 @@ impl<'a> Board<'a> {
         self.map("fw-cfg", map::FW_CFG, rhea_firmware_devices::fw_cfg::MMIO_SIZE, device.clone());
         self.register("fw-cfg", &device);
         Ok(())
+    }
+
+    /// The host-target interface, over two words of RAM. Words that overlap, lie elsewhere or are not aligned are left.
+    fn add_htif(&mut self, (to_host, from_host): (u64, u64), memory: &Arc<AddressSpace>) {
+        let ram = map::DRAM..map::DRAM + self.config.ram_size;
+        let legal = |word: u64| word.is_multiple_of(WORD_SIZE) && ram.contains(&word);
+        if to_host == from_host || !legal(to_host) || !legal(from_host) {
+            return;
+        }
+        let console = self.config.serial.clone().unwrap_or_else(|| Arc::new(NullChardev));
+        let htif = Htif::new(console, self.power.clone(), memory);
+        for (name, address, handler) in
+            [("tohost", to_host, htif.to_host()), ("fromhost", from_host, htif.from_host())]
+        {
+            let region = Region::mmio(&self.topology, name, WORD_SIZE, handler);
+            self.system.add_with_priority(address, &region, 1);
+        }
+        self.register("htif", &htif);
     }
 
     fn finish(

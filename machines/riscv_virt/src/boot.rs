@@ -43,6 +43,8 @@ pub(crate) struct BootMedia {
     pub handover: Handover,
     /// What the kernel file was found to be.
     pub format: Option<&'static str>,
+    /// Addresses of the host-target interface's two words.
+    pub htif: Option<(u64, u64)>,
     /// The random bytes in the device tree are to be renewed at reset.
     pub reseed: bool,
 }
@@ -114,9 +116,11 @@ pub(crate) fn prepare(config: &VirtConfig) -> Result<BootMedia, BuildError> {
         next: next.unwrap_or(0),
     };
     let format = kernel.as_ref().map(|image| image.format);
+    // For test programs, which run without firmware.
+    let htif = kernel.as_ref().filter(|_| firmware.is_none()).and_then(|image| image.htif);
     blobs.extend(firmware.into_iter().chain(kernel).flat_map(|image| image.blobs));
     let (device_tree, reseed) = (tree(initrd_range)?, config.rng_seed.is_none());
-    Ok(BootMedia { blobs, device_tree, device_tree_address, handover, format, reseed })
+    Ok(BootMedia { blobs, device_tree, device_tree_address, handover, format, htif, reseed })
 }
 
 fn open(what: &'static str, path: &PathBuf) -> Result<(Arc<File>, u64), LoadError> {
