@@ -72,6 +72,11 @@ impl RiscvCpu {
         self.deadline = if timed { st.s.stimecmp } else { u64::MAX };
     }
 
+    /// Looks out for nothing: the board has not started the hart.
+    pub fn ignore(&mut self) {
+        (self.watched, self.deadline) = (0, u64::MAX);
+    }
+
     /// Has the hart woken when stimecmp comes due, if it is in force.
     pub fn arm_timer(&self, st: &RiscvState) {
         self.config.timer.arm(interrupt::timer_compare(st).then_some(st.s.stimecmp));

@@ -128,6 +128,7 @@ impl RiscvGuest {
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         let mut bus = Bus { env, cpu };
         if st.stopped != 0 {
+            bus.cpu.ignore();
             return Next::Wait;
         }
         if st.waiting != 0 && interrupt::ends_wait(st, &mut bus) {
