@@ -15,7 +15,7 @@ use rhea_riscv_state::state::HartConfig;
 use rhea_riscv_vector::Vtype;
 use std::mem::offset_of;
 
-use crate::reasons;
+use crate::vector::reasons;
 
 /// vl.
 pub(crate) const VL: Slot = Slot::new(offset_of!(RiscvState, vl), Type::I64);
@@ -187,7 +187,11 @@ impl Emitter<'_> {
     /// Piece `i` of the group that begins with `register`.
     pub(crate) fn piece(&mut self, register: u8, pieces: Pieces, i: u32) -> Val {
         let value = self.b.get(self.piece_slot(register, pieces, i));
-        if pieces.bytes >= 16 { value } else { self.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, value) }
+        if pieces.bytes >= 16 {
+            value
+        } else {
+            self.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, value)
+        }
     }
 
     /// Writes piece `i`; bytes of `value` above the piece are dropped.
