@@ -24,6 +24,13 @@ bitflags! {
 /// Called when a line of a hart rises, or something else happened that it should look at.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
+/// Wakes one hart at a moment of virtual time, for the supervisor timer that is part of the hart (Sstc).
+pub trait HartTimer: Send + Sync {
+    /// Calls the hart's [`InterruptLines::wake`] once virtual time reaches `deadline` (nanoseconds); takes the place of an earlier
+    /// deadline. `None`: never.
+    fn arm(&self, deadline: Option<u64>);
+}
+
 /// The interrupt lines of one hart. The board's devices set levels from any thread; the hart reads them between units.
 #[derive(Default)]
 pub struct InterruptLines {

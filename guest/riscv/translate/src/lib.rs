@@ -15,10 +15,10 @@
 //! ```
 
 mod csr;
-mod instructions;
+mod generated;
 mod operands;
 mod processor;
 pub mod vector;
 
-pub use instructions::*;
+pub use generated::*;
 pub use processor::Xlen;
