@@ -60,7 +60,10 @@ fn inverse_mixed(x: u8) -> u32 {
 
 fn columns(x: u64, of: fn(u8) -> u32) -> u64 {
     let column = |word: u32| {
-        word.to_le_bytes().into_iter().enumerate().fold(0, |sum, (row, byte)| sum ^ of(byte).rotate_left(8 * row as u32))
+        word.to_le_bytes()
+            .into_iter()
+            .enumerate()
+            .fold(0, |sum, (row, byte)| sum ^ of(byte).rotate_left(8 * row as u32))
     };
     u64::from(column(x as u32)) | u64::from(column((x >> 32) as u32)) << 32
 }

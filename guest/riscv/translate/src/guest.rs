@@ -4,16 +4,16 @@ use std::fmt::Write;
 
 use rhea_engine::{Access, Guest, GuestLayout, Helper, Leave, Next, Translation, VcpuContext};
 use rhea_ir::{Builder, Slot};
+use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::state::{HartConfig, NO_RESERVATION, mmu};
-use rhea_riscv_state::CpuModel;
 use rhea_riscv_system::exception::Cause;
 use rhea_riscv_system::paging::{self, AccessKind};
 use rhea_riscv_system::{Exception, interrupt, privileged, trap};
 
 use crate::cpu::{Bus, RiscvCpu};
 use crate::unit::{self, NeedMoreBytes};
-use crate::{Features, decode16, decode32, features, float, reasons, slots};
+use crate::{Features, decode16, decode32, features, float, reasons, slots, vector};
 
 /// Bytes of code looked at for one unit.
 const WINDOW: usize = 256;
@@ -109,6 +109,8 @@ impl RiscvGuest {
                 std::thread::yield_now();
                 advance(st, 4);
             }
+            reasons::VECTOR_LENGTH => st.mode = st.compute_mode(),
+            reasons::VECTOR_STEP => return Self::step_vector(cx, bits),
             reasons::FLOAT => {
                 float::execute(st, bits);
                 advance(st, if bits & 3 == 3 { 4 } else { 2 });
@@ -121,6 +123,19 @@ impl RiscvGuest {
             _ => debug_assert!(false, "unknown reason {reason}"),
         }
         Ok(())
+    }
+
+    /// Executes a vector instruction without assumptions on vtype and vl.
+    fn step_vector(cx: &mut VcpuContext, bits: u32) -> Result<(), Exception> {
+        let features = features::of(&cx.state::<RiscvState>().config);
+        let done = vector::step(cx, &features, bits);
+        let (st, cpu, _) = cx.parts::<RiscvState, RiscvCpu>();
+        st.mode = st.compute_mode();
+        match done {
+            Ok(()) => Ok(()),
+            Err(Leave(reasons::ILLEGAL)) => Err(Exception::illegal(bits)),
+            Err(_) => Err(cpu.pending.take().unwrap_or(Exception::illegal(bits))),
+        }
     }
 
     /// Takes the interrupts that can be taken, and says how it goes on.
@@ -191,14 +206,15 @@ impl Guest for RiscvGuest {
         let index = self.fetch_index(word);
         let n = cx.fetch_bytes(pc, index, &mut code[..WINDOW])?;
         let hart = (&self.config, &self.features);
-        if unit::translate(hart, builder, &code[..n], pc, word, max_insns).is_ok() {
+        let vtype = cx.state::<RiscvState>().vtype;
+        if unit::translate(hart, builder, &code[..n], pc, (word, vtype), max_insns).is_ok() {
             return Ok(());
         }
         // The first instruction goes on in the next page.
         let next = pc.wrapping_add(n as u64) & self.config.mask();
         let more = cx.fetch_bytes(next, index, &mut code[n..n + unit::MAX_LENGTH])?;
         builder.start(pc);
-        unit::translate(hart, builder, &code[..n + more], pc, word, 1).map_err(|NeedMoreBytes| {
+        unit::translate(hart, builder, &code[..n + more], pc, (word, vtype), 1).map_err(|NeedMoreBytes| {
             // Device memory gives no more: nothing can be executed there.
             cx.data::<RiscvCpu>().pending = Some(Exception::at(Cause::InstructionAccess, next));
             Leave(reasons::EXCEPTION)
@@ -221,7 +237,8 @@ impl Guest for RiscvGuest {
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         let mut bus = Bus { env, cpu };
         let walk = paging::translate(st, &mut bus, vaddr, len.into(), paging::Access::new(kind, mmu_index));
-        let walk = walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access_fault(kind, vaddr)) });
+        let walk =
+            walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access_fault(kind, vaddr)) });
         match walk {
             Ok(t) => Ok(Translation {
                 phys: t.phys,
@@ -260,11 +277,8 @@ impl Guest for RiscvGuest {
         let mut at = 0;
         while let Some((bits, len)) = unit::fetch(&code[at..]) {
             let address = pc.wrapping_add(at as u64) & self.config.mask();
-            let instruction = if len == 2 {
-                decode16(bits as u16, &self.features)
-            } else {
-                decode32(bits, &self.features)
-            };
+            let instruction =
+                if len == 2 { decode16(bits, &self.features) } else { decode32(bits, &self.features) };
             let width = 2 * len;
             // Writing to a string cannot fail.
             let _ = match instruction {
@@ -275,7 +289,9 @@ impl Guest for RiscvGuest {
                     i.display(address, self.config.xlen),
                     pad = 8 - width
                 ),
-                None => writeln!(text, "{address:#018x}:  {bits:0width$x}{:pad$}  illegal", "", pad = 8 - width),
+                None => {
+                    writeln!(text, "{address:#018x}:  {bits:0width$x}{:pad$}  illegal", "", pad = 8 - width)
+                }
             };
             at += len;
         }

@@ -3,10 +3,10 @@
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::csr as number;
+use rhea_riscv_system::Exception;
 use rhea_riscv_system::csr::{self, Operation, Request};
 use rhea_riscv_system::exception::Cause;
 use rhea_riscv_system::privileged::{self, CacheBlock};
-use rhea_riscv_system::Exception;
 
 use crate::cpu::{Bus, RiscvCpu};
 use crate::{float, helpers, reasons};
@@ -121,7 +121,13 @@ fn touch_block(cx: &mut VcpuContext, address: u64, kind: CacheBlock, size: u32) 
     cx.page(address, Access::Write, index).map(|_| ())
 }
 
-pub extern "C" fn check_store_alignment(cx: &mut VcpuContext, address: u64, mask: u64, _: u64, _: u64) -> u64 {
+pub extern "C" fn check_store_alignment(
+    cx: &mut VcpuContext,
+    address: u64,
+    mask: u64,
+    _: u64,
+    _: u64,
+) -> u64 {
     if address & mask != 0 {
         raise(cx, Exception::at(Cause::StoreMisaligned, address));
     }
@@ -192,4 +198,3 @@ pub extern "C" fn xperm4(_: &mut VcpuContext, a: u64, b: u64, xlen: u64, _: u64)
 pub extern "C" fn xperm8(_: &mut VcpuContext, a: u64, b: u64, xlen: u64, _: u64) -> u64 {
     crossbar(a, b, xlen, 8)
 }
-

@@ -3,11 +3,15 @@
 //! The generated traits that the translator implements serve a second time: here an instruction's method executes it.
 
 use rhea_riscv_state::RiscvState;
-use rhea_softfloat::{self as sf, Env, F16, F32, F64, Flags, Float, MinMaxRule, Negate, Relation, Rounding as Direction};
+use rhea_riscv_state::state::mstatus;
+use rhea_softfloat::{
+    self as sf, Env, F16, F32, F64, Flags, Float, MinMaxRule, Negate, Relation, Rounding as Direction,
+};
 
 use crate::{
-    Compare, Exact, FExact, FLoad, FRounded, FStore, Feature, Features, Fli, Fr, FrRounded, Freg, FromX, FromXExact,
-    FromXPair, FromXRounded, Fused, Instruction, Rounding, ToX, ToXRounded, TranslateF, Translator, Xlen, decode32,
+    Compare, Exact, FExact, FLoad, FRounded, FStore, Feature, Features, Fli, Fr, FrRounded, Freg, FromX,
+    FromXExact, FromXPair, FromXRounded, Fused, Instruction, Rounding, ToX, ToXRounded, TranslateF,
+    Translator, Xlen, decode32,
 };
 
 /// Executes a floating-point instruction other than a load or a store, by its bits. The rounding mode has been checked: one
@@ -20,15 +24,21 @@ pub fn execute(st: &mut RiscvState, bits: u32) {
     if let Some(instruction) = decode32(bits, &features)
         && soft.run(instruction)
     {
-        let flags = flags(soft.env.flags);
-        soft.st.fflags |= flags;
+        st.fflags |= flags(soft.env.flags);
+        st.m.mstatus |= mstatus::FS;
+        st.mode = st.compute_mode();
     }
 }
 
 /// Accrued flags for those of the software arithmetic.
 fn flags(f: Flags) -> u32 {
-    let pairs =
-        [(Flags::INEXACT, 0), (Flags::UNDERFLOW, 1), (Flags::OVERFLOW, 2), (Flags::DIVIDE_BY_ZERO, 3), (Flags::INVALID, 4)];
+    let pairs = [
+        (Flags::INEXACT, 0),
+        (Flags::UNDERFLOW, 1),
+        (Flags::OVERFLOW, 2),
+        (Flags::DIVIDE_BY_ZERO, 3),
+        (Flags::INVALID, 4),
+    ];
     pairs.into_iter().filter(|(flag, _)| f.contains(*flag)).fold(0, |all, (_, bit)| all | 1 << bit)
 }
 
@@ -179,11 +189,41 @@ impl Soft<'_> {
         let negative = raw & P::SIGN != 0;
         let (exponent, fraction) = (raw & P::EXPONENT, raw & ((1 << P::FRACTION) - 1));
         let bit = match (exponent, fraction) {
-            (0, 0) => if negative { 3 } else { 4 },
-            (0, _) => if negative { 2 } else { 5 },
-            (e, 0) if e == P::EXPONENT => if negative { 0 } else { 7 },
-            (e, f) if e == P::EXPONENT => if f >> (P::FRACTION - 1) != 0 { 9 } else { 8 },
-            _ => if negative { 1 } else { 6 },
+            (0, 0) => {
+                if negative {
+                    3
+                } else {
+                    4
+                }
+            }
+            (0, _) => {
+                if negative {
+                    2
+                } else {
+                    5
+                }
+            }
+            (e, 0) if e == P::EXPONENT => {
+                if negative {
+                    0
+                } else {
+                    7
+                }
+            }
+            (e, f) if e == P::EXPONENT => {
+                if f >> (P::FRACTION - 1) != 0 {
+                    9
+                } else {
+                    8
+                }
+            }
+            _ => {
+                if negative {
+                    1
+                } else {
+                    6
+                }
+            }
         };
         self.set_x(a.rd, 1 << bit);
         true
@@ -281,9 +321,38 @@ impl Soft<'_> {
 /// Instructions").
 pub fn constant(number: u8) -> u64 {
     const VALUES: [f64; 32] = [
-        -1.0, 0.0, 0.0000152587890625, 0.000030517578125, 0.00390625, 0.0078125, 0.0625, 0.125, 0.25, 0.3125, 0.375, 0.4375,
-        0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 8.0, 16.0, 128.0, 256.0, 32768.0, 65536.0,
-        f64::INFINITY, 0.0,
+        -1.0,
+        0.0,
+        0.0000152587890625,
+        0.000030517578125,
+        0.00390625,
+        0.0078125,
+        0.0625,
+        0.125,
+        0.25,
+        0.3125,
+        0.375,
+        0.4375,
+        0.5,
+        0.625,
+        0.75,
+        0.875,
+        1.0,
+        1.25,
+        1.5,
+        1.75,
+        2.0,
+        2.5,
+        3.0,
+        4.0,
+        8.0,
+        16.0,
+        128.0,
+        256.0,
+        32768.0,
+        65536.0,
+        f64::INFINITY,
+        0.0,
     ];
     match number & 31 {
         31 => 0x7ff8_0000_0000_0000,

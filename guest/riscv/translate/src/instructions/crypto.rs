@@ -42,7 +42,7 @@ impl UnitTranslator<'_> {
         self.set_x(a.rd, value);
     }
 
-    fn two(&mut self, id: u32, a: R) {
+    fn cipher(&mut self, id: u32, a: R) {
         let (x, y) = (self.x64(a.rs1), self.x64(a.rs2));
         let value = self.helper(id, &[x, y]);
         self.set_x(a.rd, value);
@@ -126,11 +126,11 @@ impl TranslateCrypto for UnitTranslator<'_> {
         aes32dsmi(ByteSelect) = selected(AES32DSMI);
         aes32esi(ByteSelect) = selected(AES32ESI);
         aes32esmi(ByteSelect) = selected(AES32ESMI);
-        aes64ds(R) = two(AES64DS);
-        aes64dsm(R) = two(AES64DSM);
-        aes64es(R) = two(AES64ES);
-        aes64esm(R) = two(AES64ESM);
-        aes64ks2(R) = two(AES64KS2);
+        aes64ds(R) = cipher(AES64DS);
+        aes64dsm(R) = cipher(AES64DSM);
+        aes64es(R) = cipher(AES64ES);
+        aes64esm(R) = cipher(AES64ESM);
+        aes64ks2(R) = cipher(AES64KS2);
     }
 
     /// No hart has Zksed yet.

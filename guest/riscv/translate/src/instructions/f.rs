@@ -10,8 +10,8 @@ use rhea_riscv_state::state::{mode, mstatus};
 
 use crate::translator::UnitTranslator;
 use crate::{
-    Compare, FExact, FLoad, FRounded, FStore, Fli, Fr, FrRounded, Freg, FromX, FromXExact, FromXPair, FromXRounded, Fused,
-    Rounding, ToX, ToXRounded, TranslateF, Xreg, float, helpers, reasons, slots,
+    Compare, FExact, FLoad, FRounded, FStore, Fli, Fr, FrRounded, Freg, FromX, FromXExact, FromXPair,
+    FromXRounded, Fused, Rounding, ToX, ToXRounded, TranslateF, Xreg, float, helpers, reasons, slots,
 };
 
 /// A precision that the host computes in.
@@ -240,19 +240,25 @@ impl UnitTranslator<'_> {
         }
     }
 
-    /// `combine` makes the sign's bits out of both operands.
-    fn sign(&mut self, p: P, a: Fr, combine: fn(&mut Self, Val, Val, Val) -> Val) {
+    fn sign(&mut self, p: P, a: Fr, sign: Sign) {
         if !self.float_on() {
             return;
         }
         let x = self.f(p, a.fs1);
-        if a.fs1 == a.fs2 && combine as usize == copied_sign as usize {
+        if a.fs1 == a.fs2 && sign == Sign::Copied {
             return self.set_f(p, a.fd, x);
         }
         let y = self.f(p, a.fs2);
         let (x, y) = (self.vector(x), self.vector(y));
         let mask = self.b.iconst(Type::V128, p.sign());
-        let sign = combine(self, x, y, mask);
+        let sign = match sign {
+            Sign::Copied => self.b.vbin(Op::VAnd, Lane::None, y, mask),
+            Sign::Negated => self.b.vbin(Op::VAndNot, Lane::None, mask, y),
+            Sign::Product => {
+                let both = self.b.vbin(Op::VXor, Lane::None, x, y);
+                self.b.vbin(Op::VAnd, Lane::None, both, mask)
+            }
+        };
         let magnitude = self.b.vbin(Op::VAndNot, Lane::None, x, mask);
         let value = self.b.vbin(Op::VOr, Lane::None, magnitude, sign);
         let value = self.scalar(p, value);
@@ -375,18 +381,15 @@ impl UnitTranslator<'_> {
     }
 }
 
-fn copied_sign(t: &mut UnitTranslator<'_>, _: Val, y: Val, mask: Val) -> Val {
-    t.b.vbin(Op::VAnd, Lane::None, y, mask)
-}
-
-fn negated_sign(t: &mut UnitTranslator<'_>, _: Val, y: Val, mask: Val) -> Val {
-    // mask & !y
-    t.b.vbin(Op::VAndNot, Lane::None, mask, y)
-}
-
-fn product_sign(t: &mut UnitTranslator<'_>, x: Val, y: Val, mask: Val) -> Val {
-    let both = t.b.vbin(Op::VXor, Lane::None, x, y);
-    t.b.vbin(Op::VAnd, Lane::None, both, mask)
+/// The sign that an FSGNJ instruction gives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// That of the second operand.
+    Copied,
+    /// Its inverse.
+    Negated,
+    /// That of the product.
+    Product,
 }
 
 macro_rules! each {
@@ -474,9 +477,9 @@ impl TranslateF for UnitTranslator<'_> {
         fmul_s fmul_d (FrRounded) = |t, p, a| t.two(p, Op::FMul, a);
         fdiv_s fdiv_d (FrRounded) = |t, p, a| t.two(p, Op::FDiv, a);
         fsqrt_s fsqrt_d (FRounded) = |t, p, a| t.root(p, a);
-        fsgnj_s fsgnj_d (Fr) = |t, p, a| t.sign(p, a, copied_sign);
-        fsgnjn_s fsgnjn_d (Fr) = |t, p, a| t.sign(p, a, negated_sign);
-        fsgnjx_s fsgnjx_d (Fr) = |t, p, a| t.sign(p, a, product_sign);
+        fsgnj_s fsgnj_d (Fr) = |t, p, a| t.sign(p, a, Sign::Copied);
+        fsgnjn_s fsgnjn_d (Fr) = |t, p, a| t.sign(p, a, Sign::Negated);
+        fsgnjx_s fsgnjx_d (Fr) = |t, p, a| t.sign(p, a, Sign::Product);
         fmin_s fmin_d (Fr) = |t, p, a| t.extreme(p, a, false);
         fmax_s fmax_d (Fr) = |t, p, a| t.extreme(p, a, true);
         fminm_s fminm_d (Fr) = |t, p, a| t.extreme(p, a, false);

@@ -5,7 +5,8 @@ use rhea_riscv_system::csr::Operation;
 
 use crate::translator::UnitTranslator;
 use crate::{
-    B, Csr, CsrImm, CsrRegister, Fence, I, J, Load, R, S, Shift, Shift5, TranslateI, U, Xreg, helpers, reasons, slots,
+    B, Csr, CsrImm, CsrRegister, Fence, I, J, Load, R, S, Shift, Shift5, TranslateI, U, Xreg, helpers,
+    reasons, slots,
 };
 
 /// Bits of a fence's sets: device input, device output, reads, writes (from bit 3 down).

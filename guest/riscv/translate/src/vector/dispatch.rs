@@ -3,13 +3,14 @@
 use rhea_ir::{Cond, Exit, Lane, Op, Slot, Type, Val};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_vector::memory::{self, Addressing, Transfer};
-use rhea_riscv_vector::{Numbers, Op as V, Operation, Shape, Vtype, is_legal};
+use rhea_riscv_vector::{Op as V, Operation, Shape, Vtype, is_legal};
 use std::mem::offset_of;
 
 use crate::vector::call::{Destination, Source, VectorCall};
 use crate::vector::emit::{Emitter, Length, Pieces, VL, VSTART, VTYPE};
-use crate::vector::reasons;
+
 use crate::vector::runtime;
+use crate::{helpers, reasons};
 
 /// What becomes of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +71,11 @@ impl Emitter<'_> {
     // ---- setting vl ----
 
     fn leave_after_if(&mut self, cond: Val) {
-        self.b.exit_if(cond, Exit::Leave { reason: reasons::RESUME, pc: Some(self.next_pc) });
+        self.b.exit_if(cond, Exit::Leave { reason: reasons::VECTOR_LENGTH, pc: Some(self.next_pc) });
     }
 
     fn leave_after(&mut self) {
-        self.b.exit(Exit::Leave { reason: reasons::RESUME, pc: Some(self.next_pc) });
+        self.b.exit(Exit::Leave { reason: reasons::VECTOR_LENGTH, pc: Some(self.next_pc) });
     }
 
     fn put_length(&mut self, vtype: u64, vl: Val) {
@@ -167,13 +168,13 @@ impl Emitter<'_> {
             _ => runtime::GIVEN,
         };
         let kind = self.b.iconst(Type::I64, kind);
-        let vl = self.helper(runtime::SET_VL, &[avl, vtype, kind]);
+        let vl = self.helper(helpers::VECTOR_SET_VL, &[avl, vtype, kind]);
         self.set_x(rd, vl);
         self.leave_after();
     }
 
     pub(crate) fn helper(&mut self, id: u32, arguments: &[Val]) -> Val {
-        self.b.call(id, runtime::info(id), arguments)
+        self.b.call(id, helpers::info(id), arguments)
     }
 
     // ---- between registers ----
@@ -203,7 +204,10 @@ impl Emitter<'_> {
             Source::Immediate(value) => self.b.iconst(Type::I64, value),
         };
         let bits = self.b.iconst(Type::I64, o.to_bits());
-        let id = if known && !self.may_be_illegal(o) { runtime::EXECUTE_LEGAL } else { runtime::EXECUTE };
+        let id = if known && !self.may_be_illegal(o) { helpers::VECTOR_EXECUTE_LEGAL } else { helpers::VECTOR_EXECUTE };
+        if id == helpers::VECTOR_EXECUTE {
+            self.note_bits();
+        }
         let result = self.helper(id, &[bits, scalar]);
         match destination {
             Destination::Vector => {}
@@ -223,7 +227,7 @@ impl Emitter<'_> {
             (Shape::ElementGroup(_), None) => false,
             _ => true,
         };
-        !groups_are_whole || o.op.numbers() != Numbers::Integer
+        !groups_are_whole
     }
 
     // ---- memory ----
@@ -243,7 +247,9 @@ impl Emitter<'_> {
         let base = self.x(rs1);
         let stride = self.x(rs2);
         let index = self.b.iconst(Type::I64, self.mem.index().into());
-        self.helper(if is_load { runtime::LOAD } else { runtime::STORE }, &[bits, base, stride, index]);
+        self.note_bits();
+        let id = if is_load { helpers::VECTOR_LOAD } else { helpers::VECTOR_STORE };
+        self.helper(id, &[bits, base, stride, index]);
         if t.addressing == Addressing::FaultOnlyFirst {
             // vl may have been cut.
             if self.known.full {

@@ -2,11 +2,11 @@
 //! rule differs, results that are NaNs are replaced by the canonical one, or the instruction is done without
 //! assumptions where even flags may differ.
 
-use rhea_ir::{Convert, FloatCond, Inst, Lane, Op, Rounding, Type, Val};
+use rhea_ir::{Convert, FloatCond, Inst, Lane, Op, Rounding as HostRounding, Type, Val};
 use rhea_riscv_vector::{Op as V, Operation};
 
 use crate::vector::call::Source;
-use crate::vector::emit::{Emitter, Pieces};
+use crate::vector::emit::{Emitter, Pieces, Rounding};
 
 const fn float_lane(sew: u8) -> Lane {
     if sew == 2 { Lane::F32 } else { Lane::F64 }
@@ -65,7 +65,8 @@ impl Emitter<'_> {
         let computes =
             matches!(o.op, Vfadd | Vfsub | Vfrsub | Vfmul | Vfdiv | Vfrdiv | Vfsqrt | Vfmin | Vfmax);
         let converts = matches!(o.op, VfcvtFX) && sew == 2;
-        if !(moves || computes || converts || o.op.reads_vd()) || sew < 2 {
+        let rounds = computes || converts || o.op.reads_vd();
+        if !(moves || rounds) || (rounds && self.rounding == Rounding::Software) || sew < 2 {
             return false;
         }
         let Some((pieces, mask)) = self.pieces_and_mask(o, sew, n) else { return false };
@@ -137,7 +138,7 @@ impl Emitter<'_> {
             V::Vfsqrt => self.op(Op::FSqrt, l, x, x),
             V::VfcvtFX => {
                 let ty = self.b.ty(x);
-                return self.b.vconvert(ty, Convert::I32ToF32, x, Rounding::Current);
+                return self.b.vconvert(ty, Convert::I32ToF32, x, HostRounding::Current);
             }
             _ => return self.float_min_max(op, sew, x, y),
         };
@@ -198,14 +199,14 @@ impl Emitter<'_> {
         use V::*;
         let known = matches!(o.op, Vfwadd | Vfwsub | VfwaddW | VfwsubW | Vfwmul | VfwcvtFF | VfwcvtFX)
             || o.op.reads_vd();
-        if !known || sew != 2 || o.masked {
+        if !known || sew != 2 || o.masked || self.rounding == Rounding::Software {
             return false;
         }
         let Some(pieces) = Pieces::of(n << 3).filter(|p| p.bytes >= 16) else { return false };
         let ty = pieces.ty();
         let uniform = self.scalar(source, sew).map(|x| {
             let narrow = self.splat(Type::V128, sew, x);
-            self.b.vconvert(ty, Convert::F32ToF64, narrow, Rounding::Current)
+            self.b.vconvert(ty, Convert::F32ToF64, narrow, HostRounding::Current)
         });
         let results: Option<Vec<Val>> = (0..pieces.count)
             .map(|i| {
@@ -255,6 +256,6 @@ impl Emitter<'_> {
             let value = self.b.get(slot);
             self.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, value)
         };
-        Some(self.b.vconvert(ty, kind, source, Rounding::Current))
+        Some(self.b.vconvert(ty, kind, source, HostRounding::Current))
     }
 }

@@ -6,11 +6,13 @@ mod emit;
 mod floats;
 mod inline;
 mod masks;
-mod reasons;
-mod runtime;
+pub(crate) mod runtime;
 mod table;
+mod translate;
 #[cfg(test)]
 mod tests;
 mod widths;
 
 pub use call::{Destination, Source, VectorCall};
+pub(crate) use emit::Known;
+pub(crate) use runtime::step;

@@ -15,7 +15,8 @@ use rhea_softfloat::{Env, Flags};
 use super::call::{Destination, Source, VectorCall};
 use super::dispatch::Outcome;
 use super::emit::{Emitter, Known};
-use super::reasons::VECTOR_STEP;
+use super::emit::Rounding;
+use crate::reasons::VECTOR_STEP;
 use crate::{ENCODINGS, Features, Xlen, decode32};
 
 /// Where the machine has memory.
@@ -275,6 +276,8 @@ fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut 
         mem: MemFlags::new(0),
         pc: 0x1000,
         next_pc: 0x1004,
+        bits: word,
+        rounding: Rounding::Host,
         known: &mut known,
     }
     .call(call);
