@@ -31,8 +31,12 @@ const CHECKS: Effects =
 const SYSTEM: Effects =
     Effects { reads: SlotAccess::All, writes: SlotAccess::All, may_exit: true, pure: false };
 /// Reads and writes integer registers, may raise an exception.
-const REGISTERS: Effects =
-    Effects { reads: SlotAccess::All, writes: SlotAccess::Ranges(&[X_REGISTERS]), may_exit: true, pure: false };
+const REGISTERS: Effects = Effects {
+    reads: SlotAccess::All,
+    writes: SlotAccess::Ranges(&[X_REGISTERS]),
+    may_exit: true,
+    pure: false,
+};
 /// Reads and writes integer and floating-point registers.
 const FLOATING: Effects = Effects {
     reads: SlotAccess::Ranges(&[X_REGISTERS, F_REGISTERS]),

@@ -84,7 +84,10 @@ pub(super) fn translation(table: &Table, out: &mut Output) {
 /// A call for those who care for one table only.
 fn part_of_translation(table: &Table, part: &Part, out: &mut Output) {
     let name = method(&format!("translate_{}", part.stem));
-    out.lines(&["", &format!("/// Calls the method of an instruction of `{}`; none for any other.", part.file)]);
+    out.lines(&[
+        "",
+        &format!("/// Calls the method of an instruction of `{}`; none for any other.", part.file),
+    ]);
     out.line(format!("pub fn {name}<T: {}>(self, translator: &mut T) -> Option<T::Output> {{", part.name));
     out.line("Some(match self {");
     for pattern in &part.patterns {

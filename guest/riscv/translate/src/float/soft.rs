@@ -229,7 +229,7 @@ impl Soft<'_> {
         true
     }
 
-    fn to_signed<P: Precision>(&mut self, a: ToXRounded, bits: u32) -> bool {
+    fn convert_to_signed<P: Precision>(&mut self, a: ToXRounded, bits: u32) -> bool {
         if !self.round(a.rm.0) {
             return false;
         }
@@ -239,7 +239,7 @@ impl Soft<'_> {
         true
     }
 
-    fn to_unsigned<P: Precision>(&mut self, a: ToXRounded, bits: u32) -> bool {
+    fn convert_to_unsigned<P: Precision>(&mut self, a: ToXRounded, bits: u32) -> bool {
         if !self.round(a.rm.0) {
             return false;
         }
@@ -250,7 +250,7 @@ impl Soft<'_> {
         true
     }
 
-    fn from_signed<P: Precision>(&mut self, (fd, rs1, rm): (Freg, crate::Xreg, u8), bits: u32) -> bool {
+    fn signed_into_float<P: Precision>(&mut self, (fd, rs1, rm): (Freg, crate::Xreg, u8), bits: u32) -> bool {
         if !self.round(rm) {
             return false;
         }
@@ -261,7 +261,11 @@ impl Soft<'_> {
         true
     }
 
-    fn from_unsigned<P: Precision>(&mut self, (fd, rs1, rm): (Freg, crate::Xreg, u8), bits: u32) -> bool {
+    fn unsigned_into_float<P: Precision>(
+        &mut self,
+        (fd, rs1, rm): (Freg, crate::Xreg, u8),
+        bits: u32,
+    ) -> bool {
         if !self.round(rm) {
             return false;
         }
@@ -412,12 +416,12 @@ impl TranslateF for Soft<'_> {
         fltq_h fltq_s fltq_d (Compare) = |t, a| compare(a, false, LESS);
         fleq_h fleq_s fleq_d (Compare) = |t, a| compare(a, false, LESS_OR_EQUAL);
         fclass_h fclass_s fclass_d (ToX) = |t, a| class(a);
-        fcvt_w_h fcvt_w_s fcvt_w_d (ToXRounded) = |t, a| to_signed(a, 32);
-        fcvt_l_h fcvt_l_s fcvt_l_d (ToXRounded) = |t, a| to_signed(a, 64);
-        fcvt_wu_h fcvt_wu_s fcvt_wu_d (ToXRounded) = |t, a| to_unsigned(a, 32);
-        fcvt_lu_h fcvt_lu_s fcvt_lu_d (ToXRounded) = |t, a| to_unsigned(a, 64);
-        fcvt_h_l fcvt_s_l fcvt_d_l (FromXRounded) = |t, a| from_signed((a.fd, a.rs1, a.rm.0), 64);
-        fcvt_h_lu fcvt_s_lu fcvt_d_lu (FromXRounded) = |t, a| from_unsigned((a.fd, a.rs1, a.rm.0), 64);
+        fcvt_w_h fcvt_w_s fcvt_w_d (ToXRounded) = |t, a| convert_to_signed(a, 32);
+        fcvt_l_h fcvt_l_s fcvt_l_d (ToXRounded) = |t, a| convert_to_signed(a, 64);
+        fcvt_wu_h fcvt_wu_s fcvt_wu_d (ToXRounded) = |t, a| convert_to_unsigned(a, 32);
+        fcvt_lu_h fcvt_lu_s fcvt_lu_d (ToXRounded) = |t, a| convert_to_unsigned(a, 64);
+        fcvt_h_l fcvt_s_l fcvt_d_l (FromXRounded) = |t, a| signed_into_float((a.fd, a.rs1, a.rm.0), 64);
+        fcvt_h_lu fcvt_s_lu fcvt_d_lu (FromXRounded) = |t, a| unsigned_into_float((a.fd, a.rs1, a.rm.0), 64);
         fround_h fround_s fround_d (FRounded) = |t, a| integral(a, false);
         froundnx_h froundnx_s froundnx_d (FRounded) = |t, a| integral(a, true);
         fmv_x_h fmv_x_w fmv_x_d (ToX) = |t, a| move_to_x(a);
@@ -426,27 +430,27 @@ impl TranslateF for Soft<'_> {
     }
 
     fn fcvt_h_w(&mut self, a: FromXRounded) -> bool {
-        self.from_signed::<F16>((a.fd, a.rs1, a.rm.0), 32)
+        self.signed_into_float::<F16>((a.fd, a.rs1, a.rm.0), 32)
     }
 
     fn fcvt_s_w(&mut self, a: FromXRounded) -> bool {
-        self.from_signed::<F32>((a.fd, a.rs1, a.rm.0), 32)
+        self.signed_into_float::<F32>((a.fd, a.rs1, a.rm.0), 32)
     }
 
     fn fcvt_d_w(&mut self, a: FromXExact) -> bool {
-        self.from_signed::<F64>((a.fd, a.rs1, exact(a.rm_exact)), 32)
+        self.signed_into_float::<F64>((a.fd, a.rs1, exact(a.rm_exact)), 32)
     }
 
     fn fcvt_h_wu(&mut self, a: FromXRounded) -> bool {
-        self.from_unsigned::<F16>((a.fd, a.rs1, a.rm.0), 32)
+        self.unsigned_into_float::<F16>((a.fd, a.rs1, a.rm.0), 32)
     }
 
     fn fcvt_s_wu(&mut self, a: FromXRounded) -> bool {
-        self.from_unsigned::<F32>((a.fd, a.rs1, a.rm.0), 32)
+        self.unsigned_into_float::<F32>((a.fd, a.rs1, a.rm.0), 32)
     }
 
     fn fcvt_d_wu(&mut self, a: FromXExact) -> bool {
-        self.from_unsigned::<F64>((a.fd, a.rs1, exact(a.rm_exact)), 32)
+        self.unsigned_into_float::<F64>((a.fd, a.rs1, exact(a.rm_exact)), 32)
     }
 
     fn fcvt_s_d(&mut self, a: FRounded) -> bool {

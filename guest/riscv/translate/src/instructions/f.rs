@@ -294,7 +294,7 @@ impl UnitTranslator<'_> {
     }
 
     /// To an integer: None if it is done in software, else how the host rounds.
-    fn to_integer(&mut self, rm: Rounding) -> Option<HostRounding> {
+    fn integer_rounding(&mut self, rm: Rounding) -> Option<HostRounding> {
         if !self.float_on() {
             return None;
         }
@@ -308,8 +308,8 @@ impl UnitTranslator<'_> {
         }
     }
 
-    fn to_signed(&mut self, p: P, a: ToXRounded, ty: Type) {
-        let Some(rounding) = self.to_integer(a.rm) else { return };
+    fn convert_to_signed(&mut self, p: P, a: ToXRounded, ty: Type) {
+        let Some(rounding) = self.integer_rounding(a.rm) else { return };
         let x = self.f(p, a.fs1);
         let value = self.b.convert(Op::FToInt, ty, p.lane(), rounding as u8, x);
         // What does not fit becomes the most negative integer, which may also be the right one.
@@ -320,8 +320,8 @@ impl UnitTranslator<'_> {
     }
 
     /// Numbers from 0 to below 2^63 (2^32 - 1 for results of 32 bits) are converted as signed ones of 64 bits.
-    fn to_unsigned(&mut self, p: P, a: ToXRounded, ty: Type) {
-        let Some(rounding) = self.to_integer(a.rm) else { return };
+    fn convert_to_unsigned(&mut self, p: P, a: ToXRounded, ty: Type) {
+        let Some(rounding) = self.integer_rounding(a.rm) else { return };
         let x = self.f(p, a.fs1);
         let zero = self.constant(p, 0);
         let limit = match (ty, p) {
@@ -343,21 +343,21 @@ impl UnitTranslator<'_> {
     }
 
     /// From a signed integer of type `I32` or `I64`.
-    fn from_integer(&mut self, p: P, fd: Freg, value: Val) {
+    fn integer_into_float(&mut self, p: P, fd: Freg, value: Val) {
         let other = self.b.get(p.canonical());
         let value = self.b.op2(Op::FFromInt, p.ty(), p.lane(), 0, other, value, 0);
         self.set_f(p, fd, value);
     }
 
-    fn from_signed(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
+    fn signed_into_float(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
         if self.inline(rm) {
             let x = self.x64(rs1);
             let x = self.b.zext(ty, x);
-            self.from_integer(p, fd, x);
+            self.integer_into_float(p, fd, x);
         }
     }
 
-    fn from_unsigned(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
+    fn unsigned_into_float(&mut self, p: P, (fd, rs1, rm): (Freg, Xreg, Rounding), ty: Type) {
         if !self.inline(rm) {
             return;
         }
@@ -365,11 +365,11 @@ impl UnitTranslator<'_> {
         if ty == Type::I32 {
             let low = self.b.zext(Type::I32, x);
             let wide = self.b.zext(Type::I64, low);
-            return self.from_integer(p, fd, wide);
+            return self.integer_into_float(p, fd, wide);
         }
         let large = self.b.icmp_imm(Cond::LtS, x, 0);
         self.in_software_if(large);
-        self.from_integer(p, fd, x);
+        self.integer_into_float(p, fd, x);
     }
 
     fn convert(&mut self, from: P, to: P, fd: Freg, fs1: Freg) {
@@ -489,26 +489,26 @@ impl TranslateF for UnitTranslator<'_> {
         fle_s fle_d (Compare) = |t, p, a| t.compare(p, a, FloatCond::Le, true);
         fltq_s fltq_d (Compare) = |t, p, a| t.compare(p, a, FloatCond::Lt, false);
         fleq_s fleq_d (Compare) = |t, p, a| t.compare(p, a, FloatCond::Le, false);
-        fcvt_w_s fcvt_w_d (ToXRounded) = |t, p, a| t.to_signed(p, a, Type::I32);
-        fcvt_l_s fcvt_l_d (ToXRounded) = |t, p, a| t.to_signed(p, a, Type::I64);
-        fcvt_wu_s fcvt_wu_d (ToXRounded) = |t, p, a| t.to_unsigned(p, a, Type::I32);
-        fcvt_lu_s fcvt_lu_d (ToXRounded) = |t, p, a| t.to_unsigned(p, a, Type::I64);
-        fcvt_s_l fcvt_d_l (FromXRounded) = |t, p, a| t.from_signed(p, (a.fd, a.rs1, a.rm), Type::I64);
-        fcvt_s_lu fcvt_d_lu (FromXRounded) = |t, p, a| t.from_unsigned(p, (a.fd, a.rs1, a.rm), Type::I64);
+        fcvt_w_s fcvt_w_d (ToXRounded) = |t, p, a| t.convert_to_signed(p, a, Type::I32);
+        fcvt_l_s fcvt_l_d (ToXRounded) = |t, p, a| t.convert_to_signed(p, a, Type::I64);
+        fcvt_wu_s fcvt_wu_d (ToXRounded) = |t, p, a| t.convert_to_unsigned(p, a, Type::I32);
+        fcvt_lu_s fcvt_lu_d (ToXRounded) = |t, p, a| t.convert_to_unsigned(p, a, Type::I64);
+        fcvt_s_l fcvt_d_l (FromXRounded) = |t, p, a| t.signed_into_float(p, (a.fd, a.rs1, a.rm), Type::I64);
+        fcvt_s_lu fcvt_d_lu (FromXRounded) = |t, p, a| t.unsigned_into_float(p, (a.fd, a.rs1, a.rm), Type::I64);
     }
 
     fn fcvt_s_w(&mut self, a: FromXRounded) {
-        self.from_signed(Single, (a.fd, a.rs1, a.rm), Type::I32);
+        self.signed_into_float(Single, (a.fd, a.rs1, a.rm), Type::I32);
     }
 
     fn fcvt_s_wu(&mut self, a: FromXRounded) {
-        self.from_unsigned(Single, (a.fd, a.rs1, a.rm), Type::I32);
+        self.unsigned_into_float(Single, (a.fd, a.rs1, a.rm), Type::I32);
     }
 
     fn fcvt_d_w(&mut self, a: FromXExact) {
         if self.float_on() {
             let x = self.x32(a.rs1);
-            self.from_integer(Double, a.fd, x);
+            self.integer_into_float(Double, a.fd, x);
         }
     }
 
@@ -516,7 +516,7 @@ impl TranslateF for UnitTranslator<'_> {
         if self.float_on() {
             let x = self.x32(a.rs1);
             let x = self.b.zext(Type::I64, x);
-            self.from_integer(Double, a.fd, x);
+            self.integer_into_float(Double, a.fd, x);
         }
     }
 

@@ -204,7 +204,11 @@ impl Emitter<'_> {
             Source::Immediate(value) => self.b.iconst(Type::I64, value),
         };
         let bits = self.b.iconst(Type::I64, o.to_bits());
-        let id = if known && !self.may_be_illegal(o) { helpers::VECTOR_EXECUTE_LEGAL } else { helpers::VECTOR_EXECUTE };
+        let id = if known && !self.may_be_illegal(o) {
+            helpers::VECTOR_EXECUTE_LEGAL
+        } else {
+            helpers::VECTOR_EXECUTE
+        };
         if id == helpers::VECTOR_EXECUTE {
             self.note_bits();
         }

@@ -8,9 +8,9 @@ mod inline;
 mod masks;
 pub(crate) mod runtime;
 mod table;
-mod translate;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod widths;
 
 pub use call::{Destination, Source, VectorCall};

@@ -117,7 +117,9 @@ pub(crate) extern "C" fn set_vl(cx: &mut VcpuContext, avl: u64, vtype: u64, kind
 /// leave: the instruction has not completed.
 pub(crate) fn step(cx: &mut VcpuContext, features: &Features, bits: u32) -> Result<(), Leave> {
     let index = cx.state::<RiscvState>().data_index();
-    let Some(call) = decode32(bits, features).and_then(VectorCall::of) else { return Err(Leave(reasons::ILLEGAL)) };
+    let Some(call) = decode32(bits, features).and_then(VectorCall::of) else {
+        return Err(Leave(reasons::ILLEGAL));
+    };
     let st = cx.state::<RiscvState>();
     match call {
         VectorCall::Compute { operation, source, destination } => {
@@ -127,7 +129,8 @@ pub(crate) fn step(cx: &mut VcpuContext, features: &Features, bits: u32) -> Resu
                 Source::F(r) => st.f[usize::from(r % 32)],
                 Source::Immediate(value) => value,
             };
-            let result = rhea_riscv_vector::execute(st, operation, scalar).map_err(|Illegal| Leave(reasons::ILLEGAL))?;
+            let result = rhea_riscv_vector::execute(st, operation, scalar)
+                .map_err(|Illegal| Leave(reasons::ILLEGAL))?;
             match destination {
                 Destination::Vector => {}
                 Destination::X(r) => st.set_x(r.into(), result),

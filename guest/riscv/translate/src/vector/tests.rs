@@ -14,8 +14,8 @@ use rhea_softfloat::{Env, Flags};
 
 use super::call::{Destination, Source, VectorCall};
 use super::dispatch::Outcome;
-use super::emit::{Emitter, Known};
 use super::emit::Rounding;
+use super::emit::{Emitter, Known};
 use crate::reasons::VECTOR_STEP;
 use crate::{ENCODINGS, Features, Xlen, decode32};
 

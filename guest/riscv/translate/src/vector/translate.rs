@@ -2,7 +2,9 @@
 
 use rhea_ir::{Exit, Op as IrOp};
 use rhea_riscv_state::state::{mode, mstatus};
-use rhea_riscv_vector::memory::Addressing::{FaultOnlyFirst, Indexed, Mask as MaskBits, Strided, UnitStride, Whole};
+use rhea_riscv_vector::memory::Addressing::{
+    FaultOnlyFirst, Indexed, Mask as MaskBits, Strided, UnitStride, Whole,
+};
 use rhea_riscv_vector::{Numbers, Op::*};
 
 use crate::translator::UnitTranslator;
@@ -11,10 +13,10 @@ use crate::vector::dispatch::Outcome;
 use crate::vector::emit::{Emitter, Rounding};
 use crate::vector::table::{instructions_of_v, instructions_of_zvk};
 use crate::{
-    AccVf, AccVv, AccVx, CarryVf, CarryVi, CarryVv, CarryVx, Count, ExtractF, ExtractX, Index, MaskVf, MaskVi, MaskVv,
-    MaskVx, PlainV2, PlainVi, PlainVu, PlainVv, PlainVx, R, SplatF, SplatI, SplatV, SplatX, TranslateV, TranslateZvk,
-    V2, VIndexed, VIndexedStore, VLoad, VStore, VStrided, VStridedStore, VWholeLoad, VWholeStore, Vf, Vi, Vsetivli,
-    Vsetvli, Vu, Vu6, Vv, Vx, reasons, slots,
+    AccVf, AccVv, AccVx, CarryVf, CarryVi, CarryVv, CarryVx, Count, ExtractF, ExtractX, Index, MaskVf,
+    MaskVi, MaskVv, MaskVx, PlainV2, PlainVi, PlainVu, PlainVv, PlainVx, R, SplatF, SplatI, SplatV, SplatX,
+    TranslateV, TranslateZvk, V2, VIndexed, VIndexedStore, VLoad, VStore, VStrided, VStridedStore,
+    VWholeLoad, VWholeStore, Vf, Vi, Vsetivli, Vsetvli, Vu, Vu6, Vv, Vx, reasons, slots,
 };
 
 impl UnitTranslator<'_> {
