@@ -100,7 +100,9 @@ fn cpu_help() -> String {
 }
 
 fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Result<Built> {
-    let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu);
+    let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu) else {
+        bail!("a board and a processor of different families");
+    };
     let Surroundings { chardevs, clock, engine } = surroundings;
     let pc = pc_config(*kind, model, config, chardevs)?;
     let machine = rhea_pc::build(&pc, clock)?;
