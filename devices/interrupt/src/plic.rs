@@ -201,10 +201,11 @@ impl MmioHandler for Plic {
             if let Some(enabled) = context.and_then(|context| context.enabled.get_mut(word)) {
                 *enabled = value & mask;
             }
-        } else if offset < spec::PENDING && offset != 0 {
-            if let Some(priority) = state.priority.get_mut((offset / 4) as usize) {
-                *priority = value & spec::PRIORITY_MASK;
-            }
+        } else if offset < spec::PENDING
+            && offset != 0
+            && let Some(priority) = state.priority.get_mut((offset / 4) as usize)
+        {
+            *priority = value & spec::PRIORITY_MASK;
         }
         self.sync(&state);
     }

@@ -195,10 +195,11 @@ impl MmioHandler for Mtimer {
 }
 
 impl Reset for Mtimer {
-    /// mtime starts at zero; mtimecmp, which the specification leaves open, at its highest value, so that nothing is due.
+    /// mtime shows virtual time again, as the harts' `time` always does; mtimecmp, which the specification leaves open,
+    /// starts at its highest value, so that nothing is due.
     fn reset(&self, _: ResetKind) {
         let mut compare = self.compare.lock();
-        self.set_mtime(0);
+        self.offset.store(0, Ordering::Release);
         compare.fill(u64::MAX);
         self.sync_all(&compare);
     }
