@@ -9,7 +9,7 @@ use rhea_accel_translate::Vcpus;
 use rhea_accel_translate::riscv::{self, RiscvSettings, RiscvWiring};
 use rhea_device::{PowerControl, VirtualClock};
 use rhea_engine::code::EngineConfig;
-use rhea_options::{FromOptions, Options, options};
+use rhea_options::{FromOptions, options};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::model::{list_extensions, list_models};
 use rhea_riscv_virt::{
@@ -21,7 +21,7 @@ use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology};
 
 options! {
     /// `-machine virt`
-    #[derive(Debug, Clone, Default, PartialEq)]
+    #[derive(Default)]
     pub struct VirtOptions {
         /// software interrupts by the ACLINT's devices, and a window of each kind (off)
         "aclint" => aclint: Option<bool>,

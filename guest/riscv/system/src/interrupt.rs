@@ -31,9 +31,14 @@ pub const fn timer_compare(st: &RiscvState) -> bool {
     st.has(Extension::Sstc) && st.m.menvcfg & STCE != 0
 }
 
-/// Mip: what software wrote, the lines, and the supervisor timer.
+/// Takes over the edges that came from outside: from now on they are software's to clear.
+pub(crate) fn take_edges(st: &mut RiscvState, bus: &mut dyn SystemBus) {
+    st.m.mip |= bus.lines().take_edges();
+}
+
+/// Mip: what software wrote, edges and lines, and the supervisor timer.
 pub fn pending(st: &RiscvState, bus: &mut dyn SystemBus) -> u64 {
-    let mut mip = st.m.mip | bus.lines().levels().bits();
+    let mut mip = st.m.mip | bus.lines().levels().bits() | bus.lines().edges();
     if !st.has(Extension::S) {
         mip &= !(bit::SSI | bit::STI | bit::SEI | bit::LCOFI);
     } else if timer_compare(st) {
@@ -68,6 +73,7 @@ pub fn deliverable(st: &RiscvState, bus: &mut dyn SystemBus) -> Option<u32> {
 
 /// Takes the interrupt that is due, if any. True: `pc` is its handler's.
 pub fn poll(st: &mut RiscvState, bus: &mut dyn SystemBus) -> bool {
+    take_edges(st, bus);
     crate::counters::poll_overflow(st, bus);
     let due = deliverable(st, bus);
     if let Some(number) = due {

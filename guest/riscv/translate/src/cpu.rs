@@ -53,7 +53,7 @@ impl RiscvCpu {
 
     /// Whether a line or the timer asks for something since [`RiscvCpu::watch`].
     pub fn has_events(&self) -> bool {
-        self.config.lines.levels().bits() & self.watched != 0
+        (self.config.lines.levels().bits() | self.config.lines.edges()) & self.watched != 0
             || self.deadline != u64::MAX && self.config.timer.time() >= self.deadline
     }
 
