@@ -126,11 +126,7 @@ fn open(what: &'static str, path: &PathBuf) -> Result<(Arc<File>, u64), LoadErro
     Ok((Arc::new(file), metadata.len()))
 }
 
-fn firmware(
-    config: &VirtConfig,
-    xlen: u32,
-    ram: &std::ops::Range<u64>,
-) -> Result<Option<Image>, BuildError> {
+fn firmware(config: &VirtConfig, xlen: u32, ram: &std::ops::Range<u64>) -> Result<Option<Image>, BuildError> {
     let path = match &config.firmware {
         Firmware::None => return Ok(None),
         Firmware::File(path) => path.clone(),

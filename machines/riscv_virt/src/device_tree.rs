@@ -61,7 +61,10 @@ pub(crate) fn board(config: &VirtConfig) -> Node {
 
 fn syscon(name: &str, compatible: &str, value: u32, phandles: &Phandles) -> Node {
     let mut node = Node::new(name);
-    node.text("compatible", compatible).cell("regmap", phandles.test()).cell("offset", 0).cell("value", value);
+    node.text("compatible", compatible)
+        .cell("regmap", phandles.test())
+        .cell("offset", 0)
+        .cell("value", value);
     node
 }
 
@@ -110,8 +113,7 @@ fn cpus(config: &VirtConfig, phandles: &Phandles) -> Node {
         let cluster =
             tree.child(&format!("socket{}", place.socket)).child(&format!("cluster{}", place.cluster));
         let core = cluster.child(&format!("core{}", place.core));
-        let leaf =
-            if topology.threads > 1 { core.child(&format!("thread{}", place.thread)) } else { core };
+        let leaf = if topology.threads > 1 { core.child(&format!("thread{}", place.thread)) } else { core };
         leaf.cell("cpu", phandles.cpu(hart));
     }
     cpus
@@ -191,7 +193,7 @@ fn to_harts(node: &mut Node, phandles: &Phandles, causes: &[u32]) {
 /// The CLINT, or the devices of the ACLINT at the same place.
 fn add_local_interrupts(soc: &mut Node, config: &VirtConfig, phandles: &Phandles) {
     if !config.aclint {
-        let mut clint = device("clint", map::CLINT, 0x1_0000, &["sifive,clint0", "riscv,clint0"]);
+        let mut clint = device("clint", map::CLINT, map::CLINT_SIZE, &["sifive,clint0", "riscv,clint0"]);
         to_harts(&mut clint, phandles, &[cause::MACHINE_SOFTWARE, cause::MACHINE_TIMER]);
         soc.push(clint);
         return;
@@ -207,7 +209,8 @@ fn add_local_interrupts(soc: &mut Node, config: &VirtConfig, phandles: &Phandles
     let time = map::MTIMER + rhea_timer::mtimer::MTIME;
     let mut timer = Node::new(format!("mtimer@{:x}", map::MTIMER));
     timer.text("compatible", "riscv,aclint-mtimer");
-    timer.reg([(time, 8), (map::MTIMER, rhea_timer::mtimer::MTIME)]);
+    // mtime has the rest of the window.
+    timer.reg([(time, map::CLINT + map::CLINT_SIZE - time), (map::MTIMER, rhea_timer::mtimer::MTIME)]);
     to_harts(&mut timer, phandles, &[cause::MACHINE_TIMER]);
     soc.push(timer);
 }

@@ -13,6 +13,7 @@ pub const TEST: u64 = 0x10_0000;
 pub const RTC: u64 = 0x10_1000;
 /// Software interrupts; the machine timer follows.
 pub const CLINT: u64 = 0x200_0000;
+pub const CLINT_SIZE: u64 = 0x1_0000;
 pub const MTIMER: u64 = 0x200_4000;
 pub const SSWI: u64 = 0x2f0_0000;
 pub const PLIC: u64 = 0xc00_0000;

@@ -84,8 +84,7 @@ mod tests {
     fn the_code_is_what_an_assembler_makes_of_it() {
         let rom = boot_rom(&Handover { xlen: 64, entry: 1, device_tree: 2, next: 3 });
         // auipc t0, 0; addi a2, t0, 0x28; csrr a0, mhartid; ld a1, 0x20(t0); ld t0, 0x18(t0); jr t0
-        let words: [u32; 6] =
-            [0x0000_0297, 0x0282_8613, 0xf140_2573, 0x0202_b583, 0x0182_b283, 0x0002_8067];
+        let words: [u32; 6] = [0x0000_0297, 0x0282_8613, 0xf140_2573, 0x0202_b583, 0x0182_b283, 0x0002_8067];
         let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(rom[..24], code);
         assert_eq!(rom.len(), 24 + 16 + 48);

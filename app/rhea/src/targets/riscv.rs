@@ -12,9 +12,7 @@ use rhea_engine::code::EngineConfig;
 use rhea_options::{FromOptions, options};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::model::{list_extensions, list_models};
-use rhea_riscv_virt::{
-    Firmware, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine,
-};
+use rhea_riscv_virt::{Firmware, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine};
 
 use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec};
 use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology};
@@ -42,7 +40,14 @@ const BOARDS: &[BoardSpec] = &[BoardSpec {
 
 /// Boards of QEMU for these targets.
 const NOT_YET: &[&str] = &[
-    "spike", "sifive_e", "sifive_u", "shakti_c", "microchip-icicle-kit", "opentitan", "amd-microblaze-v-generic", "none",
+    "spike",
+    "sifive_e",
+    "sifive_u",
+    "shakti_c",
+    "microchip-icicle-kit",
+    "opentitan",
+    "amd-microblaze-v-generic",
+    "none",
 ];
 
 const fn spec(

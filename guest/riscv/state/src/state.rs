@@ -435,7 +435,12 @@ impl RiscvState {
         // Bytes of a group, VLEN / 8 × LMUL, through the eighths of it that the fractions are.
         let eighths = if lmul < 4 { 8 << lmul } else { (1 << lmul) >> 5 };
         let bytes = self.config.vlen as u64 * eighths / 64;
-        self.vtype >> 8 == 0 && self.vstart == 0 && sew < 4 && lmul != 4 && self.vl == bytes >> sew && self.vl != 0
+        self.vtype >> 8 == 0
+            && self.vstart == 0
+            && sew < 4
+            && lmul != 4
+            && self.vl == bytes >> sew
+            && self.vl != 0
     }
 
     /// Writes an integer register, in the form registers are kept in; writes to x0 have no effect.

@@ -63,7 +63,9 @@ fn a_compressed_image_is_expanded_no_further_than_ram() {
     assert_eq!((loaded.end, loaded.format), (RAM + 3 * MIB, "Linux Image"));
     assert!(matches!(&loaded.blobs[0].source, BlobSource::Bytes(bytes) if *bytes == image(MIB)));
     let bomb = gzip(&vec![0; 64 << 20]);
-    assert!(matches!(load_bytes(&bomb, 16), Err(LoadError::TooLittleMemory { needed, .. }) if needed <= 14 * MIB + 1));
+    assert!(
+        matches!(load_bytes(&bomb, 16), Err(LoadError::TooLittleMemory { needed, .. }) if needed <= 14 * MIB + 1)
+    );
     let cut = gzip(&image(MIB));
     assert!(matches!(load_bytes(&cut[..cut.len() / 2], 16), Err(LoadError::Compressed { .. })));
 }

@@ -235,7 +235,7 @@ fn random_hart(r: &mut TestRng, vlen: u32) -> (RiscvState, Vec<u8>) {
         at += 1 << sew;
     }
     for i in 1..32 {
-        st.x[i] = if r.next_u32() % 2 == 0 { BASE + r.next_u64() % 0x1400 } else { element(r, sew) };
+        st.x[i] = if r.next_u32().is_multiple_of(2) { BASE + r.next_u64() % 0x1400 } else { element(r, sew) };
         st.f[i] = element(r, sew) | if sew == 3 { 0 } else { u64::MAX << (8 << sew) };
     }
     st.frm = r.next_u32() % 4;
@@ -248,9 +248,10 @@ fn random_word(r: &mut TestRng, mask: u64, value: u64, vtype: u64) -> u32 {
     let mut word = r.next_u32();
     let group = if vtype & 7 < 4 { 1u32 << (vtype & 7) } else { 1 };
     for field in [7, 15, 20] {
-        word &= !((group.max(if r.next_u32() % 2 == 0 { 2 * group } else { group }).min(8) - 1) << field);
+        word &= !((group.max(if r.next_u32().is_multiple_of(2) { 2 * group } else { group }).min(8) - 1)
+            << field);
     }
-    if r.next_u32() % 3 != 0 {
+    if !r.next_u32().is_multiple_of(3) {
         word |= 1 << 25;
     }
     (u64::from(word) & !mask | value) as u32
