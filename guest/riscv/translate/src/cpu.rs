@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rhea_engine::Env;
 use rhea_memory::Target;
 use rhea_riscv_state::platform::HartTimer;
-use rhea_riscv_state::state::mstatus;
 use rhea_riscv_state::{CpuModel, InterruptLines, RiscvState};
 use rhea_riscv_system::interrupt::{self, bit};
 use rhea_riscv_system::{Exception, SystemBus, TlbScope};
@@ -59,14 +58,12 @@ impl RiscvCpu {
 
     /// Notes what the hart, which has taken every interrupt that it can take now, looks out for.
     pub fn watch(&mut self, st: &RiscvState) {
-        let mut enabled = st.m.mie;
-        if st.waiting == 0 {
-            let status = st.m.mstatus;
-            let machine = st.privilege_bits < 3 || status & mstatus::MIE != 0;
-            let supervisor = st.privilege_bits == 0 || st.privilege_bits == 1 && status & mstatus::SIE != 0;
-            let delegated = if supervisor { st.m.mideleg } else { 0 };
-            enabled &= delegated | if machine { !st.m.mideleg } else { 0 };
-        }
+        let enabled = if st.waiting != 0 {
+            st.m.mie
+        } else {
+            let (machine, supervisor) = interrupt::enabled(st);
+            machine | supervisor
+        };
         self.watched = enabled;
         let timed = interrupt::timer_compare(st) && enabled & bit::STI != 0;
         self.deadline = if timed { st.s.stimecmp } else { u64::MAX };
