@@ -240,7 +240,11 @@ mod tests {
         let mut bytes = [0; 16];
         assert_eq!(space.dma_read(0x2ff8, &mut bytes), Err(AccessError { address: 0x3000 }));
         assert_eq!(space.dma_write(0x3000, &bytes), Err(AccessError { address: 0x3000 }));
-        assert_eq!(space.dma_write(0x2000, &bytes), Err(AccessError { address: 0x2000 }), "ROM is not written");
+        assert_eq!(
+            space.dma_write(0x2000, &bytes),
+            Err(AccessError { address: 0x2000 }),
+            "ROM is not written"
+        );
         assert!(space.dma_read_u16(0x3000).is_err() && space.dma_write_u16(0x2fff, 1).is_err());
         assert!(space.dma_append(&mut DmaBuffer::default(), 0x1000, u64::MAX, DmaAccess::Read).is_err());
         assert!(space.dma_read(u64::MAX, &mut bytes).is_err());
