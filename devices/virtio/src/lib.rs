@@ -23,6 +23,7 @@ mod device;
 #[doc(hidden)]
 pub mod fuzz;
 mod mmio;
+mod pci;
 pub mod queue;
 mod registers;
 mod server;
@@ -31,3 +32,4 @@ pub mod spec;
 pub use blk::{BlkConfig, VirtioBlk};
 pub use device::{Activation, VirtioDevice};
 pub use mmio::{MMIO_SIZE, MmioVersion, VirtioMmio};
+pub use pci::VirtioPci;

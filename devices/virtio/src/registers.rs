@@ -227,6 +227,11 @@ impl Registers {
         }
     }
 
+    /// Tells the device of every queue, of which it may have missed notifications.
+    pub(crate) fn notify_all(&self) {
+        (0..self.queue_count()).for_each(|index| self.notify(index));
+    }
+
     /// Counts changes of the configuration space.
     pub(crate) fn config_generation(&self) -> u32 {
         self.signals.generation.load(Ordering::SeqCst)
