@@ -24,15 +24,15 @@ const QUEUE_SIZES: std::ops::RangeInclusive<u16> = 4..=1024;
 const QUEUES_MOST: u16 = 64;
 
 /// A block device to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlkConfig {
     /// Name, for permissions and messages.
     pub name: String,
-    /// The guest cannot write.
+    /// The guest cannot write, even if the node could be written.
     pub read_only: bool,
     /// Others may write, too.
     pub share_rw: bool,
-    /// Every write is safe before it is acknowledged.
+    /// Every write is safe before it is acknowledged, until the driver chooses otherwise.
     pub writethrough: bool,
     /// What the guest sees as serial number; 20 bytes at most.
     pub serial: String,
@@ -135,12 +135,10 @@ impl VirtioBlk {
     /// A device on `node`, with a thread for its requests.
     ///
     /// # Errors
-    /// The configuration is wrong, the node cannot be written or is in use, or no thread can be started.
-    pub async fn new(node: Arc<BlockNode>, config: BlkConfig) -> Result<Arc<Self>, BlockError> {
+    /// The configuration is wrong, the node is in use, or no thread can be started.
+    pub async fn new(node: Arc<BlockNode>, mut config: BlkConfig) -> Result<Arc<Self>, BlockError> {
         config.check()?;
-        if !config.read_only && node.is_read_only() {
-            return Err(BlockError::invalid("Block node is read-only"));
-        }
+        config.read_only |= node.is_read_only();
         let edge = Edge::new(config.name.clone(), Role::File, node);
         let mut needed = Permissions::CONSISTENT_READ;
         needed.set(Permissions::WRITE, !config.read_only);
@@ -150,7 +148,7 @@ impl VirtioBlk {
         let disk = Arc::new(Disk::new(DiskOptions {
             edge,
             writable: !config.read_only,
-            writethrough: config.writethrough,
+            writethrough: false,
             block_size: config.logical_block_size,
             id: config.serial.clone(),
         }));
