@@ -4,6 +4,7 @@
 
 mod create;
 mod group;
+pub mod riscv;
 pub mod x86;
 
 pub use create::{CreateError, Seed, Settings, Vcpus, create};

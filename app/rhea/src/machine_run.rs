@@ -56,7 +56,13 @@ fn run_with(
     let mut chardevs = Chardevs::open(config, controller)?;
     let engine = EngineConfig { icount: counter, ..engine_config(&config.accel, trace) };
     let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine, virtio: disks.parts() };
-    let Built::Machine { board, vcpus } = (config.target.build)(config, surroundings)?;
+    let (board, vcpus) = match (config.target.build)(config, surroundings)? {
+        Built::Machine { board, vcpus } => (board, vcpus),
+        Built::Said(text) => {
+            print!("{text}");
+            return Ok(End::Normal);
+        }
+    };
     let identity = Identity { name: config.name.clone(), uuid: config.uuid };
     let mut monitors = chardevs.monitor_ports();
     if let Some(monitor) = &config.monitor {

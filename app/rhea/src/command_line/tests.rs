@@ -17,8 +17,10 @@ fn config(line: &str) -> SystemConfig {
 }
 
 fn cpu_name(config: &SystemConfig) -> &str {
-    let CpuConfig::X86(model) = &config.cpu;
-    model.name()
+    match &config.cpu {
+        CpuConfig::X86(model) => model.name(),
+        CpuConfig::Riscv(model) => model.name(),
+    }
 }
 
 /// A target that boots without any media and has a board with NUMA nodes.

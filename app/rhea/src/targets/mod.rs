@@ -3,6 +3,7 @@
 //!
 //! A new family is a module here with one [`TargetSpec`] for each program name, which `dispatch` lists.
 
+pub mod riscv;
 pub mod x86;
 
 use std::io;
@@ -86,6 +87,8 @@ pub struct BoardSpec {
 pub enum MachineConfig {
     /// A PC.
     Pc(rhea_pc::PcKind),
+    /// RISC-V's `virt`.
+    RiscvVirt(riscv::VirtOptions),
 }
 
 /// A processor model, not yet placed in a topology.
@@ -93,6 +96,8 @@ pub enum MachineConfig {
 pub enum CpuConfig {
     /// Of an x86 processor.
     X86(Box<rhea_x86_state::model::CpuModel>),
+    /// Of a RISC-V hart.
+    Riscv(Box<rhea_riscv_state::CpuModel>),
 }
 
 /// What a machine is built with.
@@ -119,6 +124,8 @@ pub struct VirtioPart {
 
 /// What came of building.
 pub enum Built {
+    /// All that was asked for is done; this is to be printed.
+    Said(String),
     /// A machine, ready to run.
     Machine {
         /// The board.

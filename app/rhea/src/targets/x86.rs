@@ -105,7 +105,9 @@ fn cpu_help() -> String {
 }
 
 fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Result<Built> {
-    let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu);
+    let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu) else {
+        bail!("a board and a processor of different families");
+    };
     let Surroundings { chardevs, clock, engine, virtio } = surroundings;
     let mut pc = pc_config(*kind, model, config, chardevs)?;
     pc.virtio = virtio.into_iter().map(virtio_config).collect();

@@ -113,6 +113,15 @@ pub mod mode {
     /// MMU index of data accesses.
     pub const DATA_SHIFT: u32 = 5;
     pub const DATA: u64 = 7 << DATA_SHIFT;
+    /// The dynamic rounding mode.
+    pub const FRM_SHIFT: u32 = 8;
+    pub const FRM: u64 = 7 << FRM_SHIFT;
+    /// mstatus.FS is Dirty.
+    pub const FP_DIRTY: u64 = 1 << 11;
+    /// mstatus.VS is Dirty.
+    pub const VECTOR_DIRTY: u64 = 1 << 12;
+    /// Vector instructions are on, and vl is not VLMAX, vstart is not 0, or vtype is not legal.
+    pub const VECTOR_PARTIAL: u64 = 1 << 13;
 }
 
 /// What a hart is fixed to; see the properties of [`crate::CpuModel::parse`].
@@ -270,6 +279,9 @@ pub struct RiscvState {
     pub mode: u64,
     /// Scratch words for passing more operands to a helper than it has arguments.
     pub scratch: [u64; 8],
+    /// The canonical NaN of double precision, and that of single precision in its low half: constants that translated
+    /// code reads.
+    pub canonical_nan: [u64; 2],
     /// Vector registers, in the byte order of memory.
     pub v: VectorFile,
 
@@ -298,6 +310,9 @@ pub struct RiscvState {
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct VectorFile(pub [u8; VECTOR_BYTES]);
+
+/// The values of [`RiscvState::canonical_nan`] (unprivileged specification, "NaN Generation and Propagation").
+pub const CANONICAL_NAN: [u64; 2] = [0x7ff8_0000_0000_0000, 0x7fc0_0000];
 
 /// No reservation is held: no aligned access has this address.
 pub const NO_RESERVATION: u64 = u64::MAX;
@@ -332,6 +347,7 @@ impl RiscvState {
             vxrm: 0,
             mode: 0,
             scratch: [0; 8],
+            canonical_nan: CANONICAL_NAN,
             v: VectorFile([0; VECTOR_BYTES]),
             privilege_bits: Privilege::Machine as u32,
             virtualization: 0,
@@ -395,17 +411,36 @@ impl RiscvState {
 
     /// The mode word of the present state; whoever changes what it is made of stores it in `mode`.
     pub fn compute_mode(&self) -> u64 {
-        let mut word = self.privilege() as u64 | u64::from(self.data_index()) << mode::DATA_SHIFT;
+        let mut word = self.privilege() as u64
+            | u64::from(self.data_index()) << mode::DATA_SHIFT
+            | u64::from(self.frm & 7) << mode::FRM_SHIFT;
         for (on, bit) in [
             (self.virtualization != 0, mode::VIRTUAL),
             (self.m.mstatus & mstatus::FS != 0, mode::FP),
             (self.m.mstatus & mstatus::VS != 0, mode::VECTOR),
+            (self.m.mstatus & mstatus::FS == mstatus::FS, mode::FP_DIRTY),
+            (self.m.mstatus & mstatus::VS == mstatus::VS, mode::VECTOR_DIRTY),
+            (self.m.mstatus & mstatus::VS != 0 && !self.has_full_vl(), mode::VECTOR_PARTIAL),
         ] {
             if on {
                 word |= bit;
             }
         }
         word
+    }
+
+    /// vtype is legal, vl is its VLMAX, and vstart is 0.
+    pub const fn has_full_vl(&self) -> bool {
+        let (sew, lmul) = (self.vtype >> 3 & 7, self.vtype & 7);
+        // Bytes of a group, VLEN / 8 × LMUL, through the eighths of it that the fractions are.
+        let eighths = if lmul < 4 { 8 << lmul } else { (1 << lmul) >> 5 };
+        let bytes = self.config.vlen as u64 * eighths / 64;
+        self.vtype >> 8 == 0
+            && self.vstart == 0
+            && sew < 4
+            && lmul != 4
+            && self.vl == bytes >> sew
+            && self.vl != 0
     }
 
     /// Writes an integer register, in the form registers are kept in; writes to x0 have no effect.

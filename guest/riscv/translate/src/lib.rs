@@ -1,4 +1,4 @@
-//! The RISC-V guest's instructions: decoding and disassembly, for RV32 and RV64. There is no translation yet.
+//! The RISC-V guest's instructions: decoding, disassembly,  translation to the engine's IR.
 //!
 //! `tables/` has one file for each part of the instruction set, in the syntax that `rhea-decoder` teaches; at build time
 //! they become [`Instruction`], [`decode16`], [`decode32`] and [`Translate`].
@@ -14,10 +14,25 @@
 //! assert_eq!(text(ret).as_deref(), Some("jalr zero,0(ra)"));
 //! ```
 
+mod ciphers;
+pub mod cpu;
 mod csr;
+mod features;
+mod float;
+mod generated;
+pub mod guest;
+mod helpers;
 mod instructions;
 mod operands;
 mod processor;
+mod reasons;
+mod runtime;
+mod slots;
+mod translator;
+mod unit;
+pub mod vector;
 
-pub use instructions::*;
+pub use cpu::{RiscvCpu, RiscvCpuConfig};
+pub use generated::*;
+pub use guest::RiscvGuest;
 pub use processor::Xlen;

@@ -62,6 +62,7 @@ pub(super) fn translation(table: &Table, out: &mut Output) {
         out.line(line);
     }
     out.lines(&["}", "}"]);
+    parts.iter().for_each(|part| part_of_translation(table, part, out));
     out.lines(&["", "/// The instruction that this one stands for, or itself.", "#[must_use]"]);
     out.line("pub fn expanded(self) -> Instruction {");
     out.line("match self {");
@@ -80,9 +81,36 @@ pub(super) fn translation(table: &Table, out: &mut Output) {
     out.lines(&["other => other,", "}", "}", "}"]);
 }
 
+/// A call for those who care for one table only.
+fn part_of_translation(table: &Table, part: &Part, out: &mut Output) {
+    let name = method(&format!("translate_{}", part.stem));
+    out.lines(&[
+        "",
+        &format!("/// Calls the method of an instruction of `{}`; none for any other.", part.file),
+    ]);
+    out.line(format!("pub fn {name}<T: {}>(self, translator: &mut T) -> Option<T::Output> {{", part.name));
+    out.line("Some(match self {");
+    for pattern in &part.patterns {
+        let pattern = &table.patterns[*pattern];
+        let empty = table.formats[pattern.format].fields.is_empty();
+        let bound = if empty { "" } else { "(a)" };
+        let arguments = if empty { "()" } else { "(a)" };
+        out.line(format!(
+            "Instruction::{}{bound} => translator.{}{arguments},",
+            camel(&pattern.name),
+            method(&pattern.name)
+        ));
+    }
+    if part.patterns.len() < table.patterns.len() {
+        out.line("_ => return None,");
+    }
+    out.lines(&["})", "}"]);
+}
+
 /// The instructions of one file that do not stand for others.
 struct Part {
     file: String,
+    stem: String,
     /// `TranslateZi` for `tables/zi.isa`.
     name: String,
     patterns: Vec<usize>,
@@ -99,7 +127,8 @@ fn parts(table: &Table) -> Vec<Part> {
             Some(part) => part.patterns.push(index),
             None => {
                 let file = Path::new(&*pattern.place.file).file_name().unwrap_or_default();
-                parts.push(Part { file: file.to_string_lossy().into_owned(), name, patterns: vec![index] });
+                let (file, stem) = (file.to_string_lossy().into_owned(), stem(&pattern.place.file));
+                parts.push(Part { file, stem, name, patterns: vec![index] });
             }
         }
     }
@@ -108,9 +137,13 @@ fn parts(table: &Table) -> Vec<Part> {
 
 /// The name of a file's trait.
 pub(crate) fn trait_name(file: &str) -> String {
+    format!("Translate{}", camel(&stem(file)).trim_start_matches('_'))
+}
+
+/// The file's name without its ending, as a part of a Rust name.
+fn stem(file: &str) -> String {
     let stem = Path::new(file).file_stem().unwrap_or_default().to_string_lossy();
-    let plain = stem.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
-    format!("Translate{}", camel(&plain).trim_start_matches('_'))
+    stem.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_")
 }
 
 /// How an instruction's operands are bound where its expansion is written.

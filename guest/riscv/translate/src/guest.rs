@@ -1,0 +1,362 @@
+//! The RISC-V guest as the engine sees it: translation, TLB fills, exceptions, interrupts.
+
+use std::fmt::Write;
+
+use rhea_engine::{Access, Guest, GuestLayout, Helper, Leave, Next, Translation, VcpuContext};
+use rhea_ir::{Builder, Slot};
+use rhea_riscv_state::CpuModel;
+use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::state::{HartConfig, NO_RESERVATION, mmu};
+use rhea_riscv_system::exception::Cause;
+use rhea_riscv_system::paging::{self, AccessKind};
+use rhea_riscv_system::{Exception, interrupt, privileged, trap};
+
+use crate::cpu::{Bus, RiscvCpu};
+use crate::unit::{self, NeedMoreBytes};
+use crate::{Features, decode16, decode32, features, float, reasons, slots, vector};
+
+/// Bytes of code looked at for one unit.
+const WINDOW: usize = 256;
+
+/// Integer registers in order of use by compiled code.
+static HOT: [Slot; 18] = [
+    slots::x(15), // a5
+    slots::x(14), // a4
+    slots::x(2),  // sp
+    slots::x(10), // a0
+    slots::x(8),  // s0
+    slots::x(13), // a3
+    slots::x(11), // a1
+    slots::x(12), // a2
+    slots::x(9),  // s1
+    slots::x(16), // a6
+    slots::x(17), // a7
+    slots::x(1),  // ra
+    slots::x(18), // s2
+    slots::x(19), // s3
+    slots::x(20), // s4
+    slots::x(5),  // t0
+    slots::x(6),  // t1
+    slots::x(28), // t3
+];
+
+/// The RISC-V architecture for the engine; serves all harts of a machine, which are of one model.
+pub struct RiscvGuest {
+    layout: GuestLayout,
+    config: HartConfig,
+    features: Features,
+}
+
+impl RiscvGuest {
+    /// A guest whose harts are of `model`; `name` is `riscv64` or `riscv32`.
+    pub fn new(name: &'static str, model: &CpuModel) -> Self {
+        let config = model.reset_state(0, 0).config;
+        let longest_insn = unit::MAX_LENGTH as u32;
+        RiscvGuest {
+            layout: GuestLayout { name, pc: slots::PC, hot: &HOT, longest_insn, mmu_indices: mmu::COUNT },
+            config,
+            features: features::of(&config),
+        }
+    }
+
+    /// Puts the hart into its state after a reset. Whether the board has it started stays.
+    pub fn reset(cx: &mut VcpuContext) {
+        let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+        let config = cpu.config();
+        *st = config.model.reset_state(config.hart_id, config.reset_vector);
+        cpu.pending = None;
+        env.flush_tlb_all();
+        env.take_float_flags();
+        float::load_rounding(st, env);
+        cpu.arm_timer(st);
+        cpu.watch(st);
+    }
+
+    fn raise(cx: &mut VcpuContext, exception: Exception) {
+        let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+        trap::raise(st, &mut Bus { env, cpu }, exception);
+    }
+
+    /// Carries out what ended a unit; an error is an exception at the instruction at hand.
+    fn act(cx: &mut VcpuContext, reason: u32) -> Result<(), Exception> {
+        let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+        let bits = st.scratch[0] as u32;
+        match reason {
+            reasons::RESUME => {}
+            reasons::EXCEPTION => {
+                debug_assert!(cpu.pending.is_some(), "an exception was announced");
+                if let Some(exception) = cpu.pending.take() {
+                    return Err(exception);
+                }
+            }
+            reasons::ILLEGAL => return Err(Exception::illegal(bits)),
+            reasons::ECALL => return Err(privileged::ecall(st)),
+            reasons::EBREAK => return Err(privileged::ebreak(st)),
+            reasons::MISALIGNED_TARGET => {
+                return Err(Exception::at(Cause::InstructionMisaligned, st.scratch[0]));
+            }
+            reasons::WFI => {
+                privileged::wfi(st, WFI)?;
+                advance(st, 4);
+            }
+            reasons::MRET => trap::mret(st, &mut Bus { env, cpu }, MRET)?,
+            reasons::SRET => trap::sret(st, &mut Bus { env, cpu }, SRET)?,
+            reasons::WAIT_RESERVATION => {
+                if bits == WRS_NTO {
+                    privileged::wrs_nto(st, bits)?;
+                }
+                // Another hart may be about to store what this one waits for.
+                std::thread::yield_now();
+                advance(st, 4);
+            }
+            reasons::VECTOR_LENGTH => st.mode = st.compute_mode(),
+            reasons::VECTOR_STEP => return Self::step_vector(cx, bits),
+            reasons::FLOAT => {
+                float::execute(st, bits);
+                advance(st, if bits & 3 == 3 { 4 } else { 2 });
+            }
+            _ if (reasons::SC_FAILED..reasons::SC_FAILED + 32).contains(&reason) => {
+                st.set_x((reason - reasons::SC_FAILED) as usize, 1);
+                st.reservation = NO_RESERVATION;
+                advance(st, 4);
+            }
+            _ => debug_assert!(false, "unknown reason {reason}"),
+        }
+        Ok(())
+    }
+
+    /// Executes a vector instruction without assumptions on vtype and vl.
+    fn step_vector(cx: &mut VcpuContext, bits: u32) -> Result<(), Exception> {
+        let features = features::of(&cx.state::<RiscvState>().config);
+        let done = vector::step(cx, &features, bits);
+        let (st, cpu, _) = cx.parts::<RiscvState, RiscvCpu>();
+        st.mode = st.compute_mode();
+        match done {
+            Ok(()) => Ok(()),
+            Err(Leave(reasons::ILLEGAL)) => Err(Exception::illegal(bits)),
+            Err(_) => Err(cpu.pending.take().unwrap_or(Exception::illegal(bits))),
+        }
+    }
+
+    /// Takes the interrupts that can be taken, and says how it goes on.
+    fn go_on(cx: &mut VcpuContext) -> Next {
+        let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+        let mut bus = Bus { env, cpu };
+        if st.stopped != 0 {
+            bus.cpu.ignore();
+            return Next::Wait;
+        }
+        if st.waiting != 0 && interrupt::ends_wait(st, &mut bus) {
+            st.waiting = 0;
+        }
+        interrupt::poll(st, &mut bus);
+        let waits = st.waiting != 0;
+        cpu.watch(st);
+        if waits { Next::Wait } else { Next::Run }
+    }
+}
+
+/// The privileged instructions' own bits.
+const MRET: u32 = 0x3020_0073;
+const SRET: u32 = 0x1020_0073;
+const WFI: u32 = 0x1050_0073;
+const WRS_NTO: u32 = 0x00d0_0073;
+
+fn advance(st: &mut RiscvState, by: u64) {
+    st.pc = st.pc.wrapping_add(by) & st.config.mask();
+}
+
+impl Guest for RiscvGuest {
+    fn layout(&self) -> &GuestLayout {
+        &self.layout
+    }
+
+    fn helpers(&self) -> &[Helper] {
+        crate::helpers::table()
+    }
+
+    fn pc(&self, cx: &mut VcpuContext) -> u64 {
+        cx.state::<RiscvState>().pc
+    }
+
+    fn mode(&self, cx: &mut VcpuContext) -> u64 {
+        cx.state::<RiscvState>().mode
+    }
+
+    fn fetch_address(&self, pc: u64, _: u64) -> u64 {
+        pc
+    }
+
+    fn fetch_index(&self, word: u64) -> u8 {
+        match word & rhea_riscv_state::state::mode::PRIVILEGE {
+            0 => mmu::USER,
+            1 => mmu::SUPERVISOR,
+            _ => mmu::MACHINE,
+        }
+    }
+
+    fn translate(
+        &self,
+        cx: &mut VcpuContext,
+        builder: &mut Builder,
+        pc: u64,
+        word: u64,
+        max_insns: u32,
+    ) -> Result<(), Leave> {
+        let mut code = [0u8; WINDOW + unit::MAX_LENGTH];
+        let index = self.fetch_index(word);
+        let n = cx.fetch_bytes(pc, index, &mut code[..WINDOW])?;
+        let hart = (&self.config, &self.features);
+        let vtype = cx.state::<RiscvState>().vtype;
+        if unit::translate(hart, builder, &code[..n], pc, (word, vtype), max_insns).is_ok() {
+            return Ok(());
+        }
+        // The first instruction goes on in the next page.
+        let next = pc.wrapping_add(n as u64) & self.config.mask();
+        let more = cx.fetch_bytes(next, index, &mut code[n..n + unit::MAX_LENGTH])?;
+        builder.start(pc);
+        unit::translate(hart, builder, &code[..n + more], pc, (word, vtype), 1).map_err(|NeedMoreBytes| {
+            // Device memory gives no more: nothing can be executed there.
+            cx.data::<RiscvCpu>().pending = Some(Exception::at(Cause::InstructionAccess, next));
+            Leave(reasons::EXCEPTION)
+        })
+    }
+
+    fn tlb_fill(
+        &self,
+        cx: &mut VcpuContext,
+        vaddr: u64,
+        len: u32,
+        access: Access,
+        mmu_index: u8,
+    ) -> Result<Translation, Leave> {
+        let kind = match access {
+            Access::Read => AccessKind::Read,
+            Access::Write => AccessKind::Write,
+            Access::Fetch => AccessKind::Execute,
+        };
+        let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+        let mut bus = Bus { env, cpu };
+        let walk = paging::translate(st, &mut bus, vaddr, len.into(), paging::Access::new(kind, mmu_index));
+        let walk =
+            walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access_fault(kind, vaddr)) });
+        match walk {
+            Ok(t) => Ok(Translation {
+                phys: t.phys,
+                read: t.read,
+                write: t.write,
+                fetch: t.execute,
+                global: t.global,
+                page_bits: t.page_bits,
+            }),
+            Err(exception) => {
+                cpu.pending = Some(exception);
+                Err(Leave(reasons::EXCEPTION))
+            }
+        }
+    }
+
+    fn unaligned(&self, cx: &mut VcpuContext, vaddr: u64, access: Access, _: u8) -> Leave {
+        let cause = if access == Access::Read { Cause::LoadMisaligned } else { Cause::StoreMisaligned };
+        cx.data::<RiscvCpu>().pending = Some(Exception::at(cause, vaddr));
+        Leave(reasons::EXCEPTION)
+    }
+
+    fn handle_leave(&self, cx: &mut VcpuContext, reason: u32) -> Next {
+        if let Err(exception) = Self::act(cx, reason) {
+            Self::raise(cx, exception);
+        }
+        Self::go_on(cx)
+    }
+
+    fn poll_events(&self, cx: &mut VcpuContext) -> Next {
+        Self::go_on(cx)
+    }
+
+    fn disassemble(&self, pc: u64, _: u64, code: &[u8]) -> String {
+        let mut text = String::new();
+        let mut at = 0;
+        while let Some((bits, len)) = unit::fetch(&code[at..]) {
+            let address = pc.wrapping_add(at as u64) & self.config.mask();
+            let instruction =
+                if len == 2 { decode16(bits, &self.features) } else { decode32(bits, &self.features) };
+            let width = 2 * len;
+            // Writing to a string cannot fail.
+            let _ = match instruction {
+                Some(i) => writeln!(
+                    text,
+                    "{address:#018x}:  {bits:0width$x}{:pad$}  {}",
+                    "",
+                    i.display(address, self.config.xlen),
+                    pad = 8 - width
+                ),
+                None => {
+                    writeln!(text, "{address:#018x}:  {bits:0width$x}{:pad$}  illegal", "", pad = 8 - width)
+                }
+            };
+            at += len;
+        }
+        text
+    }
+
+    fn dump(&self, cx: &mut VcpuContext) -> String {
+        let (st, _, env) = cx.parts::<RiscvState, RiscvCpu>();
+        float::gather_flags(st, env);
+        dump(st)
+    }
+
+    fn has_events(&self, cx: &VcpuContext) -> bool {
+        cx.data_ref::<RiscvCpu>().is_some_and(RiscvCpu::has_events)
+    }
+}
+
+fn access_fault(kind: AccessKind, vaddr: u64) -> Exception {
+    let cause = match kind {
+        AccessKind::Read => Cause::LoadAccess,
+        AccessKind::Write => Cause::StoreAccess,
+        AccessKind::Execute => Cause::InstructionAccess,
+    };
+    Exception::at(cause, vaddr)
+}
+
+/// The registers as text.
+fn dump(st: &RiscvState) -> String {
+    let digits = st.config.xlen as usize / 4;
+    let mask = st.config.mask();
+    let mut text = format!(" pc       {:0digits$x}\n", st.pc);
+    for (name, value) in [
+        ("mhartid", st.config.hart_id),
+        ("mstatus", st.m.mstatus),
+        ("mip", st.m.mip),
+        ("mie", st.m.mie),
+        ("mideleg", st.m.mideleg),
+        ("medeleg", st.m.medeleg),
+        ("mtvec", st.m.mtvec),
+        ("stvec", st.s.stvec),
+        ("mepc", st.m.mepc),
+        ("sepc", st.s.sepc),
+        ("mcause", st.m.mcause),
+        ("scause", st.s.scause),
+        ("mtval", st.m.mtval),
+        ("stval", st.s.stval),
+        ("mscratch", st.m.mscratch),
+        ("sscratch", st.s.sscratch),
+        ("satp", st.s.satp),
+    ] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, " {name:<8} {:0digits$x}", value & mask);
+    }
+    let _ = writeln!(text, " mode     {:?}", st.privilege());
+    for (i, value) in st.x.iter().enumerate() {
+        let name = format!("x{i}/{}", crate::Xreg::NAMES.get(i).copied().unwrap_or_default());
+        let end = if i % 4 == 3 { "\n" } else { "" };
+        let _ = write!(text, " {name:<8} {:0digits$x}{end}", value & mask);
+    }
+    for (i, value) in st.f.iter().enumerate() {
+        let name = format!("f{i}/{}", crate::Freg::NAMES.get(i).copied().unwrap_or_default());
+        let end = if i % 4 == 3 { "\n" } else { "" };
+        let _ = write!(text, " {name:<8} {value:016x}{end}");
+    }
+    let _ = writeln!(text, " fcsr     {:08x}", st.frm << 5 | st.fflags);
+    text
+}

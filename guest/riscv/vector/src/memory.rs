@@ -1,0 +1,352 @@
+//! Loads and stores (vector specification, "Vector Loads and Stores").
+
+use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::state::HartConfig;
+
+use crate::elements::{Element, File, bit, by_sew};
+use crate::execute::Illegal;
+use crate::legality::{self, Registers};
+use crate::vtype::{Vtype, elements};
+
+/// A hart with its memory, by virtual address.
+pub trait Memory {
+    /// Why an access failed; the implementation has noted the exception.
+    type Fault;
+
+    /// The hart's registers.
+    fn state(&mut self) -> &mut RiscvState;
+
+    /// Loads `size` (1, 2, 4 or 8) bytes, little-endian.
+    ///
+    /// # Errors
+    /// The access faults.
+    fn load(&mut self, address: u64, size: u32) -> Result<u64, Self::Fault>;
+
+    /// Stores `size` bytes.
+    ///
+    /// # Errors
+    /// The access faults.
+    fn store(&mut self, address: u64, size: u32, value: u64) -> Result<(), Self::Fault>;
+
+    /// Whether a load would succeed, for what may fail without a trap. Notes no exception.
+    fn can_load(&mut self, address: u64, size: u32) -> bool;
+
+    /// Loads a run of elements of `size` bytes each at once if that is the same as one by one; false, without effect,
+    /// if it is not, or might fault.
+    fn load_run(&mut self, address: u64, size: u32, out: &mut [u8]) -> bool {
+        let _ = (address, size, out);
+        false
+    }
+
+    /// As [`Memory::load_run`], a store.
+    fn store_run(&mut self, address: u64, size: u32, bytes: &[u8]) -> bool {
+        let _ = (address, size, bytes);
+        false
+    }
+}
+
+/// How the addresses of elements follow from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// One after the other.
+    UnitStride,
+    /// As `UnitStride`; only a fault at element 0 is taken, one at a later element cuts vl.
+    FaultOnlyFirst,
+    /// A number of bytes apart, which is handed to [`load`] and [`store`].
+    Strided,
+    /// At the offsets in vs2, whose width is the instruction's; data has SEW.
+    Indexed,
+    /// Mask registers: as many bytes as vl elements have bits.
+    Mask,
+    /// Whole registers, whatever vtype and vl are.
+    Whole,
+}
+
+/// A load or store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// How elements are addressed.
+    pub addressing: Addressing,
+    /// Binary logarithm of the width in the instruction, in bytes, 0 to 3.
+    pub width: u8,
+    /// Fields of a segment, or whole registers, 1 to 8.
+    pub fields: u8,
+    /// First register of the data (vd or vs3).
+    pub vd: u8,
+    /// Registers of indices.
+    pub vs2: u8,
+    /// Only elements whose bit in v0 is set are moved.
+    pub masked: bool,
+}
+
+impl Transfer {
+    /// As one number, to be passed on by translated code.
+    pub const fn to_bits(self) -> u64 {
+        self.addressing as u64
+            | (self.width as u64 & 3) << 3
+            | ((self.fields as u64 - 1) & 7) << 5
+            | (self.vd as u64 & 31) << 8
+            | (self.vs2 as u64 & 31) << 13
+            | (self.masked as u64) << 18
+    }
+
+    /// From [`Transfer::to_bits`].
+    pub const fn from_bits(bits: u64) -> Transfer {
+        Transfer {
+            addressing: match bits & 7 {
+                0 => Addressing::UnitStride,
+                1 => Addressing::FaultOnlyFirst,
+                2 => Addressing::Strided,
+                3 => Addressing::Indexed,
+                4 => Addressing::Mask,
+                _ => Addressing::Whole,
+            },
+            width: (bits >> 3 & 3) as u8,
+            fields: (bits >> 5 & 7) as u8 + 1,
+            vd: (bits >> 8 & 31) as u8,
+            vs2: (bits >> 13 & 31) as u8,
+            masked: bits >> 18 & 1 != 0,
+        }
+    }
+}
+
+/// Why a load or store did not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop<F> {
+    /// It is reserved in this state; nothing has changed.
+    Illegal,
+    /// An element faulted; vstart is its number, elements before it are done.
+    Fault(F),
+}
+
+impl<F> From<Illegal> for Stop<F> {
+    fn from(Illegal: Illegal) -> Self {
+        Stop::Illegal
+    }
+}
+
+/// What a transfer comes to under vtype.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Binary logarithm of an element's bytes.
+    width: u8,
+    /// Registers from one field to the next.
+    registers: u8,
+    fields: u8,
+    /// Elements of each field.
+    count: usize,
+}
+
+/// Whether vtype allows the transfer, whatever vl and vstart are. `is_load`: overlaps matter.
+pub fn is_legal(config: &HartConfig, vtype: u64, t: &Transfer, is_load: bool) -> bool {
+    plan(config, vtype, 0, t, is_load).is_ok()
+}
+
+fn plan(config: &HartConfig, vtype: u64, vl: u64, t: &Transfer, is_load: bool) -> Result<Plan, Illegal> {
+    if 8u32 << t.width > config.elen && t.addressing != Addressing::Whole {
+        return Err(Illegal);
+    }
+    if t.addressing == Addressing::Whole {
+        let fits =
+            t.fields.is_power_of_two() && t.vd.is_multiple_of(t.fields) && 8u32 << t.width <= config.elen;
+        let count = ((config.vlen as usize / 8) >> t.width) * usize::from(t.fields);
+        let plan = Plan { width: t.width, registers: t.fields, fields: 1, count };
+        return if fits { Ok(plan) } else { Err(Illegal) };
+    }
+    let vt = Vtype::parse(config, vtype).ok_or(Illegal)?;
+    let vl = vl.min(vt.vlmax(config));
+    if t.addressing == Addressing::Mask {
+        return Ok(Plan { width: 0, registers: 1, fields: 1, count: vl.div_ceil(8) as usize });
+    }
+    let indexed = t.addressing == Addressing::Indexed;
+    let of_width = Registers {
+        first: if indexed { t.vs2 } else { t.vd },
+        emul: t.width as i8 - vt.sew as i8 + vt.lmul,
+        eew: t.width as i8,
+    };
+    let data = if indexed { Registers { first: t.vd, emul: vt.lmul, eew: vt.sew as i8 } } else { of_width };
+    if !data.is_aligned() || !of_width.is_aligned() {
+        return Err(Illegal);
+    }
+    let all = data.count() * t.fields;
+    let fits = all <= 8 && t.vd + all <= 32;
+    let mask_is_kept = !(is_load && t.masked && t.vd == 0);
+    let indices_are_kept = !(indexed && is_load)
+        || if t.fields == 1 { data.may_overlap(of_width) } else { !overlaps(t.vd, all, of_width) };
+    let mask = t.masked.then_some(Registers::mask(0));
+    let sources = [indexed.then_some(of_width), mask, if is_load { None } else { Some(data) }];
+    let sources_agree = (0..t.fields).all(|field| {
+        let [indices, mask, data] = sources;
+        let data = data.map(|d| Registers { first: d.first + field * d.count(), ..d });
+        legality::sources_agree(&[indices, mask, data])
+    });
+    if !(fits && mask_is_kept && indices_are_kept && sources_agree) {
+        return Err(Illegal);
+    }
+    let width = if indexed { vt.sew } else { t.width };
+    debug_assert!(vl <= elements(config, width, data.emul));
+    Ok(Plan { width, registers: data.count(), fields: t.fields, count: vl as usize })
+}
+
+fn overlaps(first: u8, count: u8, other: Registers) -> bool {
+    first < other.first + other.count() && other.first < first + count
+}
+
+/// Where elements are, in memory and in registers.
+struct Places {
+    base: u64,
+    stride: u64,
+    /// Byte offset of the indices, and the binary logarithm of their bytes.
+    indices: Option<(usize, u8)>,
+    mask: u64,
+    /// Byte offset of the data, and from one field to the next.
+    d: usize,
+    field_step: usize,
+    width: u8,
+    fields: usize,
+}
+
+impl Places {
+    fn new(st: &RiscvState, t: &Transfer, plan: &Plan, base: u64, stride: u64) -> Places {
+        let bytes = st.config.vlen as usize / 8;
+        let segment = u64::from(plan.fields) << plan.width;
+        Places {
+            base,
+            stride: if t.addressing == Addressing::Strided { stride } else { segment },
+            indices: (t.addressing == Addressing::Indexed)
+                .then(|| (usize::from(t.vs2 % 32) * bytes, t.width)),
+            mask: st.config.mask(),
+            d: usize::from(t.vd % 32) * bytes,
+            field_step: usize::from(plan.registers) * bytes,
+            width: plan.width,
+            fields: usize::from(plan.fields),
+        }
+    }
+
+    fn size(&self) -> u32 {
+        1 << self.width
+    }
+
+    fn address(&self, v: &File, i: usize, field: usize) -> u64 {
+        let offset = match self.indices {
+            None => self.stride.wrapping_mul(i as u64),
+            Some((at, width)) => by_sew!(width, I => I::load(v, at + i * I::BYTES)),
+        };
+        self.base.wrapping_add(offset).wrapping_add((field as u64) << self.width) & self.mask
+    }
+
+    fn register(&self, i: usize, field: usize) -> usize {
+        self.d + field * self.field_step + (i << self.width)
+    }
+}
+
+/// Most bytes that one run moves. Runs do not cross pages.
+const RUN: usize = 256;
+const PAGE: u64 = 4096;
+
+/// Bytes from element `i` on that lie one after the other within a page.
+fn run_bytes(places: &Places, first: u64, i: usize, count: usize) -> usize {
+    let in_page = (PAGE - first % PAGE) as usize >> places.width << places.width;
+    ((count - i) << places.width).min(in_page).min(RUN)
+}
+
+fn is_contiguous(t: &Transfer, plan: &Plan) -> bool {
+    plan.fields == 1 && !t.masked && !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
+}
+
+fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usize), Illegal> {
+    let plan = plan(&st.config, st.vtype, st.vl, t, is_load)?;
+    let start = usize::try_from(st.vstart).unwrap_or(usize::MAX).min(plan.count);
+    st.vstart = 0;
+    Ok((plan, start))
+}
+
+/// Does a load. `base` is rs1, `stride` rs2 of strided ones.
+///
+/// # Errors
+/// The instruction is reserved, or an element faulted.
+pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    let (plan, start) = begin(m.state(), &t, true)?;
+    let places = Places::new(m.state(), &t, &plan, base, stride);
+    let contiguous = is_contiguous(&t, &plan);
+    let mut i = start;
+    while i < plan.count {
+        if contiguous {
+            let address = places.address(&m.state().v.0, i, 0);
+            let mut buffer = [0; RUN];
+            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
+            if !bytes.is_empty() && m.load_run(address, places.size(), bytes) {
+                let at = places.register(i, 0);
+                if let Some(out) = m.state().v.0.get_mut(at..at + bytes.len()) {
+                    out.copy_from_slice(bytes);
+                }
+                i += bytes.len() >> places.width;
+                continue;
+            }
+        }
+        if t.masked && !bit(&m.state().v.0, 0, i) {
+            i += 1;
+            continue;
+        }
+        for field in 0..places.fields {
+            let address = places.address(&m.state().v.0, i, field);
+            let cuts = t.addressing == Addressing::FaultOnlyFirst && i != 0;
+            if cuts && !m.can_load(address, places.size()) {
+                m.state().vl = i as u64;
+                return Ok(());
+            }
+            let value = match m.load(address, places.size()) {
+                Ok(value) => value,
+                Err(fault) => {
+                    m.state().vstart = i as u64;
+                    return Err(Stop::Fault(fault));
+                }
+            };
+            let at = places.register(i, field);
+            by_sew!(places.width, E => E::store(&mut m.state().v.0, at, value));
+        }
+        i += 1;
+    }
+    Ok(())
+}
+
+/// Does a store. `base` is rs1, `stride` rs2 of strided ones.
+///
+/// # Errors
+/// The instruction is reserved, or an element faulted.
+pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    let (plan, start) = begin(m.state(), &t, false)?;
+    let places = Places::new(m.state(), &t, &plan, base, stride);
+    let contiguous = is_contiguous(&t, &plan);
+    let mut i = start;
+    while i < plan.count {
+        if contiguous {
+            let address = places.address(&m.state().v.0, i, 0);
+            let mut buffer = [0; RUN];
+            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
+            let at = places.register(i, 0);
+            if let Some(from) = m.state().v.0.get(at..at + bytes.len()) {
+                bytes.copy_from_slice(from);
+            }
+            if !bytes.is_empty() && m.store_run(address, places.size(), bytes) {
+                i += bytes.len() >> places.width;
+                continue;
+            }
+        }
+        if t.masked && !bit(&m.state().v.0, 0, i) {
+            i += 1;
+            continue;
+        }
+        for field in 0..places.fields {
+            let address = places.address(&m.state().v.0, i, field);
+            let at = places.register(i, field);
+            let value = by_sew!(places.width, E => E::load(&m.state().v.0, at));
+            if let Err(fault) = m.store(address, places.size(), value) {
+                m.state().vstart = i as u64;
+                return Err(Stop::Fault(fault));
+            }
+        }
+        i += 1;
+    }
+    Ok(())
+}

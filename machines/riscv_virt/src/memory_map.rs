@@ -1,0 +1,48 @@
+//! Where everything is, and on which interrupt.
+//!
+//! Source: QEMU documentation, "'virt' Generic Virtual Platform" (RISC-V), and the device tree that it dumps.
+
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+
+/// Boot ROM, at whose start the harts come out of reset.
+pub const RESET_VECTOR: u64 = 0x1000;
+pub const BOOT_ROM_SIZE: u64 = 0xf000;
+pub const TEST: u64 = 0x10_0000;
+pub const RTC: u64 = 0x10_1000;
+/// Software interrupts; the machine timer follows.
+pub const CLINT: u64 = 0x200_0000;
+pub const CLINT_SIZE: u64 = 0x1_0000;
+pub const MTIMER: u64 = 0x200_4000;
+pub const SSWI: u64 = 0x2f0_0000;
+pub const PLIC: u64 = 0xc00_0000;
+/// Size that the PLIC has in the device tree: registers for the contexts of 512 harts.
+pub const PLIC_SIZE: u64 = 0x60_0000;
+pub const UART: u64 = 0x1000_0000;
+pub const UART_SIZE: u64 = 0x100;
+/// First of the virtio-mmio transports; each has a page.
+pub const VIRTIO: u64 = 0x1000_1000;
+pub const VIRTIO_STRIDE: u64 = 0x1000;
+/// virtio-mmio transports.
+pub const VIRTIO_SLOTS: usize = 8;
+/// Start of RAM.
+pub const DRAM: u64 = 0x8000_0000;
+
+/// Interrupt of the first virtio-mmio transport.
+pub const VIRTIO_IRQ: u32 = 1;
+pub const UART_IRQ: u32 = 10;
+pub const RTC_IRQ: u32 = 11;
+/// Highest interrupt number.
+pub const IRQS: u32 = 95;
+
+/// Least RAM, in bytes: firmware and its device tree.
+pub const RAM_LEAST: u64 = 8 * MIB;
+
+/// Most RAM, in bytes: Sv32 reaches 16 GiB, of which the part above DRAM is RAM; PCI windows lie above.
+pub fn ram_most(xlen: u32) -> u64 {
+    if xlen == 32 { 10 * GIB } else { 4096 * GIB }
+}
+
+/// Highest address for what every kernel must reach soon after its start (32-bit kernels map no more).
+pub const REACHABLE_END: u64 = 0xc000_0000;
