@@ -13,9 +13,10 @@ use rhea_accel_translate::TranslatedVcpus;
 use rhea_device::{PowerControl, VirtualClock};
 use rhea_engine::code::EngineConfig;
 use rhea_options::Options;
+use rhea_virtio::VirtioDevice;
 
 use crate::chardevs::Chardevs;
-use crate::config::{BootConfig, SystemConfig};
+use crate::config::{BootConfig, SystemConfig, VirtioPlace};
 
 /// What a front end `qemu-system-NAME` stands for.
 pub struct TargetSpec {
@@ -73,6 +74,8 @@ pub struct BoardSpec {
     pub has_dies: bool,
     /// Whether it takes `-numa`.
     pub has_numa: bool,
+    /// Whether it has a PCI bus, where virtio devices go that are not told where.
+    pub has_pci: bool,
     /// Reads the board's own properties, and refuses what it does not know.
     pub take: fn(Options) -> anyhow::Result<MachineConfig>,
     /// The board's own properties, one line each.
@@ -105,6 +108,18 @@ pub struct Surroundings<'a> {
     pub clock: Arc<VirtualClock>,
     /// Settings of the translator.
     pub engine: EngineConfig,
+    /// Virtio devices to plug in.
+    pub virtio: Vec<VirtioPart>,
+}
+
+/// A virtio device that is made, and where it is to be plugged in.
+pub struct VirtioPart {
+    /// Its name in messages.
+    pub name: String,
+    /// Where.
+    pub place: VirtioPlace,
+    /// The device.
+    pub device: Arc<dyn VirtioDevice>,
 }
 
 /// What came of building.

@@ -13,9 +13,10 @@ use rhea_options::{FromOptions, options};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::model::{list_extensions, list_models};
 use rhea_riscv_virt::{Firmware, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine};
+use rhea_virtio::VirtioMmio;
 
-use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec};
-use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology};
+use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec, VirtioPart};
+use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology, VirtioPlace};
 
 options! {
     /// `-machine virt`
@@ -34,6 +35,7 @@ const BOARDS: &[BoardSpec] = &[BoardSpec {
     max_cpus: 512,
     has_dies: false,
     has_numa: true,
+    has_pci: false,
     take: |options| Ok(MachineConfig::RiscvVirt(VirtOptions::from_options(options)?)),
     help: VirtOptions::help,
 }];
@@ -104,16 +106,32 @@ fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Resul
     if config.debug_exit.is_some() || config.debugcon.is_some() {
         bail!("isa-debug-exit and isa-debugcon need a board with I/O ports; 'virt' has none");
     }
-    let Surroundings { chardevs, clock, engine } = surroundings;
+    let Surroundings { chardevs, clock, engine, virtio } = surroundings;
     let serials = chardevs.connect_serials(&config.serials)?;
     let virt = virt_config(options, model, config, serials)?;
-    let machine = rhea_riscv_virt::build(&virt, clock)?;
+    let mut machine = rhea_riscv_virt::build(&virt, clock)?;
+    virtio.into_iter().enumerate().try_for_each(|(slot, part)| plug(&mut machine, slot, part))?;
     if let Some(path) = &options.dumpdtb {
         std::fs::write(path, machine.device_tree()).with_context(|| format!("dumpdtb={}", path.display()))?;
         return Ok(Built::Said(format!("device tree written to {}\n", path.display())));
     }
     let vcpus = vcpus(config, model, &machine, engine)?;
     Ok(Built::Machine { board: Box::new(machine), vcpus: vcpus.group })
+}
+
+/// Puts a virtio device into slot `slot`.
+fn plug(machine: &mut VirtMachine, slot: usize, part: VirtioPart) -> anyhow::Result<()> {
+    let version = match part.place {
+        VirtioPlace::Mmio(version) => version,
+        VirtioPlace::Pci(_) => {
+            bail!("{}: this machine has no PCI bus yet; use the device's -device form", part.name)
+        }
+    };
+    let irq = machine.virtio_slots.get(slot).map(|slot| slot.irq.clone());
+    let Some(irq) = irq else { bail!("{}: all virtio-mmio slots are taken", part.name) };
+    let transport = VirtioMmio::new(part.device, version, machine.memory.clone(), irq);
+    machine.plug_virtio(slot, &format!("virtio-mmio/{slot}"), transport);
+    Ok(())
 }
 
 fn virt_config(
