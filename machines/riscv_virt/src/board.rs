@@ -171,10 +171,10 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     if let Some(words) = media.htif {
         board.add_htif(words, &memory);
     }
-    board.add_local_interrupts();
+    let mtimer = board.add_local_interrupts();
     // Last: a reset of a device may change the level of its line.
     board.register("plic", &plic);
-    board.finish(media, memory, pci, virtio_slots)
+    board.finish(media, memory, pci, virtio_slots, &mtimer)
 }
 
 fn check_numa(numa: &NumaConfig, config: &VirtConfig) -> Result<(), BuildError> {
@@ -274,7 +274,7 @@ impl<'a> Board<'a> {
     }
 
     /// Software interrupts and machine timers.
-    fn add_local_interrupts(&mut self) {
+    fn add_local_interrupts(&mut self) -> Arc<Mtimer> {
         let mswi = Mswi::new(self.hart_lines(Lines::MSIP));
         self.map("mswi", map::CLINT, rhea_interrupt::aclint::SWI_SIZE, mswi.clone());
         self.register("mswi", &mswi);
@@ -285,6 +285,7 @@ impl<'a> Board<'a> {
             let sswi = Sswi::new(self.lines.iter().map(hart::supervisor_software).collect());
             self.map("sswi", map::SSWI, rhea_interrupt::aclint::SWI_SIZE, sswi);
         }
+        mtimer
     }
 
     fn add_pci(&mut self, plic: &Arc<Plic>) -> Arc<PciBus> {
@@ -348,12 +349,13 @@ impl<'a> Board<'a> {
         memory: Arc<AddressSpace>,
         pci: Arc<PciBus>,
         virtio_slots: Vec<VirtioSlot>,
+        mtimer: &Arc<Mtimer>,
     ) -> Result<VirtMachine, BuildError> {
         let hart = |(index, lines): (usize, &Arc<InterruptLines>)| VirtHart {
             hart_id: index as u64,
             memory: memory.clone(),
             lines: lines.clone(),
-            timer: hart::timer(&self.clock, lines),
+            timer: hart::timer(mtimer, lines),
         };
         let harts = self.lines.iter().enumerate().map(hart).collect();
         let mut blobs = media.blobs;

@@ -1,9 +1,10 @@
 //! What one hart is connected to.
 
-use rhea_device::{IrqLine, IrqSink, Timer, VirtualClock};
+use rhea_device::{IrqLine, IrqSink};
 use rhea_memory::AddressSpace;
 use rhea_riscv_state::InterruptLines;
 use rhea_riscv_state::platform::{HartTimer, Lines};
+use rhea_timer::{MtimeAlarm, Mtimer};
 use std::sync::Arc;
 
 /// What one hart needs of the machine.
@@ -19,22 +20,27 @@ pub struct VirtHart {
     pub timer: Arc<dyn HartTimer>,
 }
 
-/// Wakes a hart by the machine's clock.
-struct ClockTimer(Timer);
+/// mtime as one hart has it.
+struct Mtime {
+    mtimer: Arc<Mtimer>,
+    alarm: Arc<MtimeAlarm>,
+}
 
-impl HartTimer for ClockTimer {
-    fn arm(&self, deadline: Option<u64>) {
-        match deadline {
-            Some(deadline) => self.0.arm(deadline),
-            None => self.0.cancel(),
-        }
+impl HartTimer for Mtime {
+    fn time(&self) -> u64 {
+        self.mtimer.mtime()
+    }
+
+    fn arm(&self, at: Option<u64>) {
+        self.alarm.set(at);
     }
 }
 
 /// The supervisor timer behind `lines`.
-pub(crate) fn timer(clock: &VirtualClock, lines: &Arc<InterruptLines>) -> Arc<dyn HartTimer> {
-    let lines = lines.clone();
-    Arc::new(ClockTimer(clock.timer("hart timer", move || lines.wake())))
+pub(crate) fn timer(mtimer: &Arc<Mtimer>, lines: &Arc<InterruptLines>) -> Arc<dyn HartTimer> {
+    let woken = lines.clone();
+    let alarm = mtimer.alarm(move || woken.wake());
+    Arc::new(Mtime { mtimer: mtimer.clone(), alarm })
 }
 
 /// A hart's lines as a sink whose pins are the bits of mip.

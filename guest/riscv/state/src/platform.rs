@@ -27,11 +27,15 @@ const SSIP: u64 = 1 << 1;
 /// Called when a line of a hart rises, or something else happened that it should look at.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
-/// Wakes one hart at a moment of virtual time, for the supervisor timer that is part of the hart (Sstc).
+/// The machine's real-time counter as one hart has it: the `time` CSR, and the compare register of the supervisor timer that
+/// is part of the hart (Sstc).
 pub trait HartTimer: Send + Sync {
-    /// Calls the hart's [`InterruptLines::wake`] once virtual time reaches `deadline` (nanoseconds); takes the place of an earlier
-    /// deadline. `None`: never.
-    fn arm(&self, deadline: Option<u64>);
+    /// mtime.
+    fn time(&self) -> u64;
+
+    /// Calls the hart's [`InterruptLines::wake`] once mtime reaches `at`, in the place of what was armed before; soon, if
+    /// it has. `None`: never.
+    fn arm(&self, at: Option<u64>);
 }
 
 /// The interrupt lines of one hart. The board's devices set levels from any thread; the hart reads them between units.

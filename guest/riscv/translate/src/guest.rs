@@ -13,7 +13,7 @@ use rhea_riscv_system::{Exception, interrupt, privileged, trap};
 
 use crate::cpu::{Bus, RiscvCpu};
 use crate::unit::{self, NeedMoreBytes};
-use crate::{Features, decode16, decode32, features, float, reasons, slots};
+use crate::{Features, decode16, decode32, features, float, reasons, slots, vector};
 
 /// Bytes of code looked at for one unit.
 const WINDOW: usize = 256;
@@ -109,6 +109,8 @@ impl RiscvGuest {
                 std::thread::yield_now();
                 advance(st, 4);
             }
+            reasons::VECTOR_LENGTH => st.mode = st.compute_mode(),
+            reasons::VECTOR_STEP => return Self::step_vector(cx, bits),
             reasons::FLOAT => {
                 float::execute(st, bits);
                 advance(st, if bits & 3 == 3 { 4 } else { 2 });
@@ -123,11 +125,25 @@ impl RiscvGuest {
         Ok(())
     }
 
+    /// Executes a vector instruction without assumptions on vtype and vl.
+    fn step_vector(cx: &mut VcpuContext, bits: u32) -> Result<(), Exception> {
+        let features = features::of(&cx.state::<RiscvState>().config);
+        let done = vector::step(cx, &features, bits);
+        let (st, cpu, _) = cx.parts::<RiscvState, RiscvCpu>();
+        st.mode = st.compute_mode();
+        match done {
+            Ok(()) => Ok(()),
+            Err(Leave(reasons::ILLEGAL)) => Err(Exception::illegal(bits)),
+            Err(_) => Err(cpu.pending.take().unwrap_or(Exception::illegal(bits))),
+        }
+    }
+
     /// Takes the interrupts that can be taken, and says how it goes on.
     fn go_on(cx: &mut VcpuContext) -> Next {
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         let mut bus = Bus { env, cpu };
         if st.stopped != 0 {
+            bus.cpu.ignore();
             return Next::Wait;
         }
         if st.waiting != 0 && interrupt::ends_wait(st, &mut bus) {
@@ -191,14 +207,15 @@ impl Guest for RiscvGuest {
         let index = self.fetch_index(word);
         let n = cx.fetch_bytes(pc, index, &mut code[..WINDOW])?;
         let hart = (&self.config, &self.features);
-        if unit::translate(hart, builder, &code[..n], pc, word, max_insns).is_ok() {
+        let vtype = cx.state::<RiscvState>().vtype;
+        if unit::translate(hart, builder, &code[..n], pc, (word, vtype), max_insns).is_ok() {
             return Ok(());
         }
         // The first instruction goes on in the next page.
         let next = pc.wrapping_add(n as u64) & self.config.mask();
         let more = cx.fetch_bytes(next, index, &mut code[n..n + unit::MAX_LENGTH])?;
         builder.start(pc);
-        unit::translate(hart, builder, &code[..n + more], pc, word, 1).map_err(|NeedMoreBytes| {
+        unit::translate(hart, builder, &code[..n + more], pc, (word, vtype), 1).map_err(|NeedMoreBytes| {
             // Device memory gives no more: nothing can be executed there.
             cx.data::<RiscvCpu>().pending = Some(Exception::at(Cause::InstructionAccess, next));
             Leave(reasons::EXCEPTION)

@@ -7,7 +7,9 @@ use std::mem::{offset_of, size_of};
 use rhea_engine::Helper;
 use rhea_ir::{HelperInfo, SlotAccess, Type};
 use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::state::VECTOR_BYTES;
 
+use crate::vector::runtime as vectors;
 use crate::{ciphers, runtime};
 
 /// What kind of a function a helper is.
@@ -46,6 +48,22 @@ const FLOATING: Effects = Effects {
 const X_REGISTERS: (u32, u32) = (offset_of!(RiscvState, x) as u32, size_of::<[u64; 32]>() as u32);
 const F_REGISTERS: (u32, u32) = (offset_of!(RiscvState, f) as u32, size_of::<[u64; 32]>() as u32);
 
+/// fflags, frm, vl, vtype, vstart, vxsat and vxrm, which stand together.
+const VECTOR_CONTROL: (u32, u32) = (
+    offset_of!(RiscvState, fflags) as u32,
+    (offset_of!(RiscvState, vxrm) + 4 - offset_of!(RiscvState, fflags)) as u32,
+);
+const VECTOR_REGISTERS: (u32, u32) = (offset_of!(RiscvState, v) as u32, VECTOR_BYTES as u32);
+/// Reads and writes vector registers and what controls them.
+const VECTOR: Effects = Effects {
+    reads: SlotAccess::Ranges(&[VECTOR_CONTROL, VECTOR_REGISTERS]),
+    writes: SlotAccess::Ranges(&[VECTOR_CONTROL, VECTOR_REGISTERS]),
+    may_exit: false,
+    pure: false,
+};
+/// The same, and may raise an exception.
+const VECTOR_CHECKED: Effects = Effects { may_exit: true, ..VECTOR };
+
 /// Operations of `CACHE_BLOCK`.
 pub const BLOCK_INVAL: u64 = 0;
 /// CBO.CLEAN and CBO.FLUSH.
@@ -72,8 +90,18 @@ macro_rules! helpers {
 }
 
 helpers! {
-    /// A CSR instruction (operand, number | operation << 12 | writes << 14 | instruction << 32): the old value.
-    CSR = runtime::csr(I64, I64) -> I64, SYSTEM;
+    /// A vector instruction (operation, scalar): the scalar result.
+    VECTOR_EXECUTE = vectors::execute(I64, I64) -> I64, VECTOR_CHECKED;
+    /// The same for one that cannot be illegal.
+    VECTOR_EXECUTE_LEGAL = vectors::execute_legal(I64, I64) -> I64, VECTOR;
+    /// A vector load (transfer, base, stride, MMU index).
+    VECTOR_LOAD = vectors::load(I64, I64, I64, I64) -> Void, VECTOR_CHECKED;
+    /// A vector store.
+    VECTOR_STORE = vectors::store(I64, I64, I64, I64) -> Void, VECTOR_CHECKED;
+    /// vsetvl (AVL, vtype, kind of AVL): the new vl.
+    VECTOR_SET_VL = vectors::set_vl(I64, I64, I64) -> I64, VECTOR;
+    /// A CSR instruction (operand, number | operation << 12 | writes << 14 | instruction << 32, rd), which writes rd.
+    CSR = runtime::csr(I64, I64, I64) -> Void, SYSTEM;
     /// SFENCE.VMA and SINVAL.VMA (vaddr, asid, has vaddr | has asid << 1 | SINVAL << 2 | instruction << 32).
     SFENCE = runtime::sfence(I64, I64, I64) -> Void, CHECKS;
     /// SFENCE.W.INVAL and SFENCE.INVAL.IR (instruction).

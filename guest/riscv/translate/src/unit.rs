@@ -15,7 +15,7 @@ pub struct NeedMoreBytes;
 
 /// Translates from `pc` under `mode_word` into `b`, which has been started there: at least one instruction and at
 /// most `max_insns`, out of `code`, the bytes at `pc` (up to the end of its page, or further for an instruction that
-/// crosses it). Sets the unit's length.
+/// crosses it). Sets the unit's length. `vtype` is what is in force now.
 ///
 /// # Errors
 /// `code` is too short for the first instruction.
@@ -24,10 +24,10 @@ pub fn translate(
     b: &mut Builder,
     code: &[u8],
     pc: u64,
-    mode_word: u64,
+    (mode_word, vtype): (u64, u64),
     max_insns: u32,
 ) -> Result<(), NeedMoreBytes> {
-    let mut t = UnitTranslator::new(b, config, mode_word);
+    let mut t = UnitTranslator::new(b, config, mode_word, vtype);
     let mut at = 0;
     for done in 0..max_insns.max(1) {
         let Some((bits, len)) = fetch(&code[at..]) else {

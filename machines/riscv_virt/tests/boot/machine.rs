@@ -4,9 +4,7 @@ use rhea_accel_api::VcpuGroup;
 use rhea_accel_translate::Vcpus;
 use rhea_accel_translate::riscv::{RiscvSettings, RiscvWiring, create};
 use rhea_chardev::{CharReceiver, CharSink, Chardev};
-use rhea_riscv_virt::{
-    BuildError, PowerRequest, RESET_VECTOR, TIMEBASE, VirtConfig, VirtMachine, VirtualClock, build,
-};
+use rhea_riscv_virt::{BuildError, PowerRequest, RESET_VECTOR, VirtConfig, VirtMachine, VirtualClock, build};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -103,7 +101,6 @@ impl Machine {
             model: Arc::new(config.cpu.clone()),
             engine: Default::default(),
             clock: Arc::new(move || time.now()),
-            timebase: TIMEBASE,
             reset_vector: RESET_VECTOR,
         };
         let wiring = machine.harts.iter().map(|hart| RiscvWiring {

@@ -237,7 +237,7 @@ macro_rules! by_variant {
             #[allow(unused_imports, reason = "each table uses some of these")]
             use {Op::*, rhea_riscv_vector::memory::Addressing::{FaultOnlyFirst, Indexed, Strided, UnitStride, Whole}};
             #[allow(unused_imports, reason = "each table uses some of these")]
-            use rhea_riscv_vector::memory::Addressing::Mask;
+            use rhea_riscv_vector::memory::Addressing::Mask as MaskBits;
             match instruction {
                 $($(Instruction::$variant(a) => Some(a.with($kind)),)*)*
                 _ => None,

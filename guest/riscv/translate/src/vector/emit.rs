@@ -15,7 +15,7 @@ use rhea_riscv_state::state::HartConfig;
 use rhea_riscv_vector::Vtype;
 use std::mem::offset_of;
 
-use crate::reasons;
+use crate::{reasons, slots};
 
 /// vl.
 pub(crate) const VL: Slot = Slot::new(offset_of!(RiscvState, vl), Type::I64);
@@ -65,6 +65,15 @@ fn host_has_wide_vectors() -> bool {
     false
 }
 
+/// Who rounds as frm says, which is legal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// The host does.
+    Host,
+    /// The host has no such mode.
+    Software,
+}
+
 /// Emits the operations of one vector instruction.
 pub struct Emitter<'a> {
     /// Receives the operations.
@@ -77,6 +86,10 @@ pub struct Emitter<'a> {
     pub pc: u64,
     /// Address of the next one.
     pub next_pc: u64,
+    /// The instruction's bits.
+    pub bits: u32,
+    /// Who rounds as frm says.
+    pub rounding: Rounding,
     /// What the unit knows.
     pub known: &'a mut Known,
 }
@@ -165,8 +178,15 @@ impl Emitter<'_> {
         }
     }
 
+    /// Puts the instruction's bits where an exception and `VECTOR_STEP` look for them.
+    pub(crate) fn note_bits(&mut self) {
+        let bits = self.b.iconst(Type::I64, self.bits.into());
+        self.b.put(slots::scratch(0), bits);
+    }
+
     /// Leaves the unit to do this instruction without assumptions if `cond` (I8) is 1.
     pub(crate) fn step_if(&mut self, cond: Val) {
+        self.note_bits();
         self.b.exit_if(cond, Exit::Leave { reason: reasons::VECTOR_STEP, pc: Some(self.pc) });
     }
 
@@ -187,7 +207,11 @@ impl Emitter<'_> {
     /// Piece `i` of the group that begins with `register`.
     pub(crate) fn piece(&mut self, register: u8, pieces: Pieces, i: u32) -> Val {
         let value = self.b.get(self.piece_slot(register, pieces, i));
-        if pieces.bytes >= 16 { value } else { self.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, value) }
+        if pieces.bytes >= 16 {
+            value
+        } else {
+            self.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, value)
+        }
     }
 
     /// Writes piece `i`; bytes of `value` above the piece are dropped.

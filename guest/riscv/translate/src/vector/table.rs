@@ -14,7 +14,7 @@ macro_rules! instructions_of_v {
                 vsetvl Vsetvl SetVl;
             }
             VWholeLoad {
-                vlm_v VlmV (Mask, 0, 1);
+                vlm_v VlmV (MaskBits, 0, 1);
                 vl1re8_v Vl1re8V (Whole, 0, 1);
                 vl1re16_v Vl1re16V (Whole, 1, 1);
                 vl1re32_v Vl1re32V (Whole, 2, 1);
@@ -33,7 +33,7 @@ macro_rules! instructions_of_v {
                 vl8re64_v Vl8re64V (Whole, 3, 8);
             }
             VWholeStore {
-                vsm_v VsmV (Mask, 0, 1);
+                vsm_v VsmV (MaskBits, 0, 1);
                 vs1r_v Vs1rV (Whole, 0, 1);
                 vs2r_v Vs2rV (Whole, 0, 2);
                 vs4r_v Vs4rV (Whole, 0, 4);

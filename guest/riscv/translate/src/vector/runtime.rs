@@ -1,0 +1,163 @@
+//! The helpers that vector instructions call, and single instructions that are done without assumptions.
+
+use rhea_engine::{Access, Leave, VcpuContext};
+use rhea_riscv_state::RiscvState;
+use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
+use rhea_riscv_vector::{Avl, Illegal, Operation, set_vl as set_length};
+
+use crate::reasons;
+use crate::vector::call::{Destination, Source, VectorCall};
+use crate::{Features, decode32};
+
+/// Kind of AVL of [`set_vl`]: vl stays as far as it can.
+pub(crate) const KEEP: u64 = 0;
+/// AVL is VLMAX.
+pub(crate) const MAX: u64 = 1;
+/// AVL is given.
+pub(crate) const GIVEN: u64 = 2;
+
+/// A hart's memory at one MMU index.
+struct GuestMemory<'a> {
+    cx: &'a mut VcpuContext,
+    index: u8,
+}
+
+impl GuestMemory<'_> {
+    /// Whether what is behind the address is memory, and not a device, so that bytes can be moved together.
+    fn is_ram(&mut self, address: u64, access: Access) -> bool {
+        self.cx.page(address, access, self.index).is_ok_and(|page| page.host != 0)
+    }
+}
+
+impl Memory for GuestMemory<'_> {
+    type Fault = Leave;
+
+    fn state(&mut self) -> &mut RiscvState {
+        self.cx.state()
+    }
+
+    fn load(&mut self, address: u64, size: u32) -> Result<u64, Leave> {
+        self.cx.load(address, size, self.index)
+    }
+
+    fn store(&mut self, address: u64, size: u32, value: u64) -> Result<(), Leave> {
+        self.cx.store(address, size, value, self.index)
+    }
+
+    fn can_load(&mut self, address: u64, size: u32) -> bool {
+        let last = address.wrapping_add(u64::from(size) - 1);
+        [address, last].iter().all(|a| self.cx.page(*a, Access::Read, self.index).is_ok())
+    }
+
+    fn load_run(&mut self, address: u64, _: u32, out: &mut [u8]) -> bool {
+        self.is_ram(address, Access::Read) && self.cx.load_bytes(address, out, self.index).is_ok()
+    }
+
+    fn store_run(&mut self, address: u64, _: u32, bytes: &[u8]) -> bool {
+        self.is_ram(address, Access::Write) && self.cx.store_bytes(address, bytes, self.index).is_ok()
+    }
+}
+
+fn stop(cx: &mut VcpuContext, stop: Stop<Leave>) {
+    match stop {
+        Stop::Illegal => cx.leave(reasons::ILLEGAL),
+        Stop::Fault(Leave(reason)) => cx.leave(reason),
+    }
+}
+
+/// An [`Operation`] with a scalar.
+pub(crate) extern "C" fn execute(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
+    let done = Operation::from_bits(bits)
+        .ok_or(Illegal)
+        .and_then(|o| rhea_riscv_vector::execute(cx.state::<RiscvState>(), o, scalar));
+    done.unwrap_or_else(|Illegal| {
+        cx.leave(reasons::ILLEGAL);
+        0
+    })
+}
+
+/// One that cannot be illegal.
+pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
+    let done = Operation::from_bits(bits)
+        .ok_or(Illegal)
+        .and_then(|o| rhea_riscv_vector::execute(cx.state::<RiscvState>(), o, scalar));
+    debug_assert!(done.is_ok(), "legality was decided when the unit was translated");
+    done.unwrap_or_default()
+}
+
+/// A load by its [`Transfer`], base, stride and MMU index.
+pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
+    let mut memory = GuestMemory { cx, index: index as u8 };
+    if let Err(why) = memory::load(&mut memory, Transfer::from_bits(bits), base, stride) {
+        stop(cx, why);
+    }
+    0
+}
+
+/// A store.
+pub(crate) extern "C" fn store(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
+    let mut memory = GuestMemory { cx, index: index as u8 };
+    if let Err(why) = memory::store(&mut memory, Transfer::from_bits(bits), base, stride) {
+        stop(cx, why);
+    }
+    0
+}
+
+/// vl by AVL, vtype, and the kind of AVL.
+pub(crate) extern "C" fn set_vl(cx: &mut VcpuContext, avl: u64, vtype: u64, kind: u64, _: u64) -> u64 {
+    let avl = match kind {
+        KEEP => Avl::Keep,
+        MAX => Avl::Max,
+        _ => Avl::Elements(avl),
+    };
+    set_length(cx.state::<RiscvState>(), avl, vtype)
+}
+
+/// Does the vector instruction at PC, whatever vtype, vl and vstart are, and goes on to the next. `Err` is a reason to
+/// leave: the instruction has not completed.
+pub(crate) fn step(cx: &mut VcpuContext, features: &Features, bits: u32) -> Result<(), Leave> {
+    let index = cx.state::<RiscvState>().data_index();
+    let Some(call) = decode32(bits, features).and_then(VectorCall::of) else {
+        return Err(Leave(reasons::ILLEGAL));
+    };
+    let st = cx.state::<RiscvState>();
+    match call {
+        VectorCall::Compute { operation, source, destination } => {
+            let scalar = match source {
+                Source::Vector => 0,
+                Source::X(r) => st.x[usize::from(r % 32)],
+                Source::F(r) => st.f[usize::from(r % 32)],
+                Source::Immediate(value) => value,
+            };
+            let result = rhea_riscv_vector::execute(st, operation, scalar)
+                .map_err(|Illegal| Leave(reasons::ILLEGAL))?;
+            match destination {
+                Destination::Vector => {}
+                Destination::X(r) => st.set_x(r.into(), result),
+                Destination::F(r) => st.f[usize::from(r % 32)] = result,
+            }
+        }
+        VectorCall::Load { transfer, rs1, rs2 } => {
+            let (base, stride) = (st.x[usize::from(rs1 % 32)], st.x[usize::from(rs2 % 32)]);
+            memory::load(&mut GuestMemory { cx, index }, transfer, base, stride).map_err(reason)?;
+        }
+        VectorCall::Store { transfer, rs1, rs2 } => {
+            let (base, stride) = (st.x[usize::from(rs1 % 32)], st.x[usize::from(rs2 % 32)]);
+            memory::store(&mut GuestMemory { cx, index }, transfer, base, stride).map_err(reason)?;
+        }
+        // These are never left for.
+        VectorCall::SetVl { .. } | VectorCall::SetVlImmediate { .. } | VectorCall::SetVlRegister { .. } => {
+            return Err(Leave(reasons::ILLEGAL));
+        }
+    }
+    let st = cx.state::<RiscvState>();
+    st.pc = st.pc.wrapping_add(4) & st.config.mask();
+    Ok(())
+}
+
+fn reason(stop: Stop<Leave>) -> Leave {
+    match stop {
+        Stop::Illegal => Leave(reasons::ILLEGAL),
+        Stop::Fault(leave) => leave,
+    }
+}
