@@ -163,7 +163,7 @@ fn nanoseconds_of_loops() {
     let only = std::env::var("RHEA_LOOP").unwrap_or_default();
     for cpu in ["max", "max,vlen=256"] {
         for (name, elements, lines) in LOOPS.iter().filter(|l| l.0.contains(&only)) {
-            let rounds = 3_000_000 / elements;
+            let rounds = 60_000_000 / elements;
             let Some(code) = assemble(lines, *elements, rounds) else { return };
             let mut machine = Machine::new(cpu, Tier::Baseline, false);
             machine.write(CODE, &code);

@@ -34,7 +34,7 @@ impl Emitter<'_> {
     }
 
     /// Does the instruction without assumptions if a lane of a result is a NaN.
-    fn step_if_any_nan(&mut self, sew: u8, results: &[Val]) {
+    fn unassume_if_any_nan(&mut self, sew: u8, results: &[Val]) {
         let mut all: Option<Val> = None;
         for r in results {
             let nans = self.is_nan(sew, *r);
@@ -46,7 +46,7 @@ impl Emitter<'_> {
         if let Some(all) = all {
             let none = self.b.op2(Op::VTestZero, Type::I8, Lane::None, 0, all, all, 0);
             let any = self.b.bin_imm(Op::Xor, none, 1);
-            self.step_if(any);
+            self.unassume_if(any);
         }
     }
 
@@ -106,7 +106,7 @@ impl Emitter<'_> {
             })
             .collect();
         if o.op.reads_vd() {
-            self.step_if_any_nan(sew, &results);
+            self.unassume_if_any_nan(sew, &results);
         }
         self.put_results(o.vd, pieces, mask.as_deref(), &results);
         true
@@ -238,7 +238,7 @@ impl Emitter<'_> {
             .collect();
         let Some(results) = results else { return false };
         if o.op.reads_vd() {
-            self.step_if_any_nan(3, &results);
+            self.unassume_if_any_nan(3, &results);
         }
         self.put_pieces(o.vd, pieces, &results);
         true

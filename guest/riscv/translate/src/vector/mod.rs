@@ -15,4 +15,3 @@ mod widths;
 
 pub use call::{Destination, Source, VectorCall};
 pub(crate) use emit::Known;
-pub(crate) use runtime::step;

@@ -1,4 +1,4 @@
-//! The helpers that vector instructions call, and single instructions that are done without assumptions.
+//! The helpers that vector instructions call.
 
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
@@ -6,8 +6,6 @@ use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
 use rhea_riscv_vector::{Avl, Illegal, Operation, set_vl as set_length};
 
 use crate::reasons;
-use crate::vector::call::{Destination, Source, VectorCall};
-use crate::{Features, decode32};
 
 /// Kind of AVL of [`set_vl`]: vl stays as far as it can.
 pub(crate) const KEEP: u64 = 0;
@@ -111,53 +109,4 @@ pub(crate) extern "C" fn set_vl(cx: &mut VcpuContext, avl: u64, vtype: u64, kind
         _ => Avl::Elements(avl),
     };
     set_length(cx.state::<RiscvState>(), avl, vtype)
-}
-
-/// Does the vector instruction at PC, whatever vtype, vl and vstart are, and goes on to the next. `Err` is a reason to
-/// leave: the instruction has not completed.
-pub(crate) fn step(cx: &mut VcpuContext, features: &Features, bits: u32) -> Result<(), Leave> {
-    let index = cx.state::<RiscvState>().data_index();
-    let Some(call) = decode32(bits, features).and_then(VectorCall::of) else {
-        return Err(Leave(reasons::ILLEGAL));
-    };
-    let st = cx.state::<RiscvState>();
-    match call {
-        VectorCall::Compute { operation, source, destination } => {
-            let scalar = match source {
-                Source::Vector => 0,
-                Source::X(r) => st.x[usize::from(r % 32)],
-                Source::F(r) => st.f[usize::from(r % 32)],
-                Source::Immediate(value) => value,
-            };
-            let result = rhea_riscv_vector::execute(st, operation, scalar)
-                .map_err(|Illegal| Leave(reasons::ILLEGAL))?;
-            match destination {
-                Destination::Vector => {}
-                Destination::X(r) => st.set_x(r.into(), result),
-                Destination::F(r) => st.f[usize::from(r % 32)] = result,
-            }
-        }
-        VectorCall::Load { transfer, rs1, rs2 } => {
-            let (base, stride) = (st.x[usize::from(rs1 % 32)], st.x[usize::from(rs2 % 32)]);
-            memory::load(&mut GuestMemory { cx, index }, transfer, base, stride).map_err(reason)?;
-        }
-        VectorCall::Store { transfer, rs1, rs2 } => {
-            let (base, stride) = (st.x[usize::from(rs1 % 32)], st.x[usize::from(rs2 % 32)]);
-            memory::store(&mut GuestMemory { cx, index }, transfer, base, stride).map_err(reason)?;
-        }
-        // These are never left for.
-        VectorCall::SetVl { .. } | VectorCall::SetVlImmediate { .. } | VectorCall::SetVlRegister { .. } => {
-            return Err(Leave(reasons::ILLEGAL));
-        }
-    }
-    let st = cx.state::<RiscvState>();
-    st.pc = st.pc.wrapping_add(4) & st.config.mask();
-    Ok(())
-}
-
-fn reason(stop: Stop<Leave>) -> Leave {
-    match stop {
-        Stop::Illegal => Leave(reasons::ILLEGAL),
-        Stop::Fault(leave) => leave,
-    }
 }
