@@ -254,6 +254,39 @@ fn is_contiguous(t: &Transfer, plan: &Plan) -> bool {
     plan.fields == 1 && !t.masked && !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
 }
 
+/// Bytes of a transfer that is legal, begins with element 0, is not masked and moves one run of memory; the most common
+/// kind.
+fn plain_bytes(st: &RiscvState, t: &Transfer) -> Option<usize> {
+    let one_run = t.addressing == Addressing::UnitStride && !t.masked && t.fields == 1 && st.vstart == 0;
+    let vt = Vtype::parse(&st.config, st.vtype).filter(|_| one_run && 8 << t.width <= st.config.elen)?;
+    let data = Registers { first: t.vd, emul: t.width as i8 - vt.sew as i8 + vt.lmul, eew: t.width as i8 };
+    let vl = st.vl.min(vt.vlmax(&st.config)) as usize;
+    data.is_aligned().then_some(vl << t.width)
+}
+
+/// Moves the bytes of [`plain_bytes`] in runs; false if an access needs to be done by its elements. What has been moved
+/// by then may be moved again.
+fn plain<M: Memory>(
+    m: &mut M,
+    t: &Transfer,
+    (base, total): (u64, usize),
+    mut run: impl FnMut(&mut M, u64, usize, usize) -> bool,
+) -> bool {
+    let mask = m.state().config.mask();
+    let first = usize::from(t.vd % 32) * (m.state().config.vlen as usize / 8);
+    let mut done = 0;
+    while done < total {
+        let address = base.wrapping_add(done as u64) & mask;
+        let in_page = (PAGE - address % PAGE) as usize >> t.width << t.width;
+        let bytes = (total - done).min(in_page).min(RUN);
+        if bytes == 0 || !run(m, address, first + done, bytes) {
+            return false;
+        }
+        done += bytes;
+    }
+    true
+}
+
 fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usize), Illegal> {
     let plan = plan(&st.config, st.vtype, st.vl, t, is_load)?;
     let start = usize::try_from(st.vstart).unwrap_or(usize::MAX).min(plan.count);
@@ -266,6 +299,20 @@ fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usiz
 /// # Errors
 /// The instruction is reserved, or an element faulted.
 pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    if let Some(total) = plain_bytes(m.state(), &t) {
+        let done = plain(m, &t, (base, total), |m, address, at, bytes| {
+            let mut buffer = [0; RUN];
+            let buffer = &mut buffer[..bytes];
+            let loaded = m.load_run(address, 1 << t.width, buffer);
+            if loaded && let Some(out) = m.state().v.0.get_mut(at..at + bytes) {
+                out.copy_from_slice(buffer);
+            }
+            loaded
+        });
+        if done {
+            return Ok(());
+        }
+    }
     let (plan, start) = begin(m.state(), &t, true)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
     let contiguous = is_contiguous(&t, &plan);
@@ -315,6 +362,19 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
 /// # Errors
 /// The instruction is reserved, or an element faulted.
 pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    if let Some(total) = plain_bytes(m.state(), &t) {
+        let done = plain(m, &t, (base, total), |m, address, at, bytes| {
+            let mut buffer = [0; RUN];
+            let buffer = &mut buffer[..bytes];
+            if let Some(from) = m.state().v.0.get(at..at + bytes) {
+                buffer.copy_from_slice(from);
+            }
+            m.store_run(address, 1 << t.width, buffer)
+        });
+        if done {
+            return Ok(());
+        }
+    }
     let (plan, start) = begin(m.state(), &t, false)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
     let contiguous = is_contiguous(&t, &plan);

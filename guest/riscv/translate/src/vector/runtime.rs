@@ -76,11 +76,8 @@ pub(crate) extern "C" fn execute(cx: &mut VcpuContext, bits: u64, scalar: u64, _
 
 /// One that cannot be illegal.
 pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
-    let done = Operation::from_bits(bits)
-        .ok_or(Illegal)
-        .and_then(|o| rhea_riscv_vector::execute(cx.state::<RiscvState>(), o, scalar));
-    debug_assert!(done.is_ok(), "legality was decided when the unit was translated");
-    done.unwrap_or_default()
+    let st = cx.state::<RiscvState>();
+    Operation::from_bits(bits).map_or(0, |o| rhea_riscv_vector::execute_legal(st, o, scalar))
 }
 
 /// A load by its [`Transfer`], base, stride and MMU index.
