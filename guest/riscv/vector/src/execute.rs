@@ -65,7 +65,7 @@ fn perform(st: &mut RiscvState, o: Operation, scalar: u64, vt: Vtype) -> u64 {
         Shape::ElementGroup(_) => group(body, o, vt.sew),
         _ if permute::is_slide(o.op) => permute::permute(body, o.op, vt.sew),
         _ if floats => {
-            let mut env = float::environment(st.frm);
+            let mut env = float::environment(st.frm, st.fflags);
             if !float::float(body, o.op, vt.sew, &mut env) {
                 convert::convert(body, o.op, vt.sew, &mut env);
             }

@@ -3,9 +3,10 @@
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
-use rhea_riscv_vector::{Avl, Illegal, Operation, set_vl as set_length};
+use rhea_riscv_vector::{Avl, Illegal, Numbers, Operation, set_vl as set_length};
 
-use crate::reasons;
+use crate::cpu::RiscvCpu;
+use crate::{float, reasons};
 
 /// Kind of AVL of [`set_vl`]: vl stays as far as it can.
 pub(crate) const KEEP: u64 = 0;
@@ -63,9 +64,19 @@ fn stop(cx: &mut VcpuContext, stop: Stop<Leave>) {
     }
 }
 
+/// Brings fflags up to date before an operation that may spare work if inexact is raised already.
+fn gather_flags(cx: &mut VcpuContext, bits: u64) -> Option<Operation> {
+    let operation = Operation::from_bits(bits)?;
+    if operation.op.numbers() != Numbers::Integer {
+        let (st, _, env) = cx.parts::<RiscvState, RiscvCpu>();
+        float::gather_flags(st, env);
+    }
+    Some(operation)
+}
+
 /// An [`Operation`] with a scalar.
 pub(crate) extern "C" fn execute(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
-    let done = Operation::from_bits(bits)
+    let done = gather_flags(cx, bits)
         .ok_or(Illegal)
         .and_then(|o| rhea_riscv_vector::execute(cx.state::<RiscvState>(), o, scalar));
     done.unwrap_or_else(|Illegal| {
@@ -76,8 +87,9 @@ pub(crate) extern "C" fn execute(cx: &mut VcpuContext, bits: u64, scalar: u64, _
 
 /// One that cannot be illegal.
 pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
+    let operation = gather_flags(cx, bits);
     let st = cx.state::<RiscvState>();
-    Operation::from_bits(bits).map_or(0, |o| rhea_riscv_vector::execute_legal(st, o, scalar))
+    operation.map_or(0, |o| rhea_riscv_vector::execute_legal(st, o, scalar))
 }
 
 /// A load by its [`Transfer`], base, stride and MMU index.

@@ -234,7 +234,7 @@ fn random_hart(r: &mut TestRng, vlen: u32) -> (RiscvState, Vec<u8>) {
         at += 1 << sew;
     }
     for i in 1..32 {
-        st.x[i] = if r.next_u32() % 2 == 0 { BASE + r.next_u64() % 0x1400 } else { element(r, sew) };
+        st.x[i] = if r.next_u32().is_multiple_of(2) { BASE + r.next_u64() % 0x1400 } else { element(r, sew) };
         st.f[i] = element(r, sew) | if sew == 3 { 0 } else { u64::MAX << (8 << sew) };
     }
     st.frm = r.next_u32() % 4;
@@ -247,9 +247,10 @@ fn random_word(r: &mut TestRng, mask: u64, value: u64, vtype: u64) -> u32 {
     let mut word = r.next_u32();
     let group = if vtype & 7 < 4 { 1u32 << (vtype & 7) } else { 1 };
     for field in [7, 15, 20] {
-        word &= !((group.max(if r.next_u32() % 2 == 0 { 2 * group } else { group }).min(8) - 1) << field);
+        word &= !((group.max(if r.next_u32().is_multiple_of(2) { 2 * group } else { group }).min(8) - 1)
+            << field);
     }
-    if r.next_u32() % 3 != 0 {
+    if !r.next_u32().is_multiple_of(3) {
         word |= 1 << 25;
     }
     (u64::from(word) & !mask | value) as u32
@@ -280,7 +281,7 @@ fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut 
         known: &mut known,
     }
     .call(call);
-    let before = st.clone();
+    let (before, memory) = (st.clone(), ram.clone());
     let expected = general(&mut st, &mut ram, call);
     if outcome == Outcome::Illegal {
         assert_eq!(expected, Err(()), "{name} {word:#x}: illegal without reason");
@@ -301,13 +302,7 @@ fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut 
         let instruction = decode32(word, &Features::everything(Xlen::Rv64)).unwrap();
         format!("{} vtype {:#x} vlen {vlen} frm {}", instruction.display(0, 64), before.vtype, before.frm)
     };
-    let mut hart = Hart::of(&before, &vec![0; LEN]);
-    hart.memory = random_memory(&before, &ram, call, r);
-    let memory_before = hart.memory.clone();
-    // The general functions are done again on the same memory.
-    let mut st = before.clone();
-    let mut ram = memory_before.clone();
-    let expected = general(&mut st, &mut ram, call);
+    let mut hart = Hart::of(&before, &memory);
     let ran = Interpreter::new().run(unit, &[] as &[HelperInfo], &mut hart);
     let v = offset_of!(RiscvState, v);
     match ran {
@@ -345,13 +340,6 @@ fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut 
     assert_eq!(get(&hart.bytes, offset_of!(RiscvState, vl)), st.vl, "{}: vl", text());
     assert_eq!(get(&hart.bytes, offset_of!(RiscvState, vtype)), st.vtype, "{}: vtype", text());
     assert!(hart.memory == ram, "{}: memory", text());
-}
-
-fn random_memory(_: &RiscvState, ram: &[u8], _: VectorCall, r: &mut TestRng) -> Vec<u8> {
-    let mut memory = ram.to_vec();
-    let at = r.next_u32() as usize % memory.len();
-    memory[at] ^= 1;
-    memory
 }
 
 #[test]
