@@ -244,14 +244,67 @@ impl Places {
 const RUN: usize = 256;
 const PAGE: u64 = 4096;
 
-/// Bytes from element `i` on that lie one after the other within a page.
-fn run_bytes(places: &Places, first: u64, i: usize, count: usize) -> usize {
-    let in_page = (PAGE - first % PAGE) as usize >> places.width << places.width;
-    ((count - i) << places.width).min(in_page).min(RUN)
+/// Segments from element `i` on that lie one after the other within a page.
+fn run_length(places: &Places, first: u64, i: usize, count: usize) -> usize {
+    let segment = places.fields << places.width;
+    let in_page = (PAGE - first % PAGE) as usize / segment;
+    (count - i).min(in_page).min(RUN / segment)
 }
 
-fn is_contiguous(t: &Transfer, plan: &Plan) -> bool {
-    plan.fields == 1 && !t.masked && !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
+/// Whether segments follow each other in memory.
+fn is_contiguous(t: &Transfer) -> bool {
+    !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
+}
+
+/// Loads the segments from element `i` on, as many as are in one run; how many, none if it has to be by elements.
+fn load_segments<M: Memory>(
+    m: &mut M,
+    t: &Transfer,
+    places: &Places,
+    i: usize,
+    count: usize,
+) -> Option<usize> {
+    let address = places.address(&m.state().v.0, i, 0);
+    let n = run_length(places, address, i, count);
+    let mut buffer = [0; RUN];
+    let bytes = &mut buffer[..n * places.fields << places.width];
+    if n == 0 {
+        return Some(0);
+    }
+    if !m.load_run(address, places.size(), bytes) {
+        return None;
+    }
+    let v = &mut m.state().v.0;
+    by_sew!(places.width, E => {
+        for k in 0..n {
+            if t.masked && !bit(v, 0, i + k) {
+                continue;
+            }
+            for field in 0..places.fields {
+                let value = E::load(bytes, (k * places.fields + field) * E::BYTES);
+                E::store(v, places.register(i + k, field), value);
+            }
+        }
+    });
+    Some(n)
+}
+
+/// Stores the segments from element `i` on, all of which are active; as [`load_segments`].
+fn store_segments<M: Memory>(m: &mut M, places: &Places, i: usize, count: usize) -> Option<usize> {
+    let address = places.address(&m.state().v.0, i, 0);
+    let n = run_length(places, address, i, count);
+    let mut buffer = [0; RUN];
+    let bytes = &mut buffer[..n * places.fields << places.width];
+    let v = &m.state().v.0;
+    by_sew!(places.width, E => {
+        for k in 0..n {
+            for field in 0..places.fields {
+                let value = E::load(v, places.register(i + k, field));
+                E::store(bytes, (k * places.fields + field) * E::BYTES, value);
+            }
+        }
+    });
+    if n == 0 || m.store_run(address, places.size(), bytes) { Some(n) } else { None }
 }
 
 /// Bytes of a transfer that is legal, begins with element 0, is not masked and moves one run of memory; the most common
@@ -315,20 +368,18 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
     }
     let (plan, start) = begin(m.state(), &t, true)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let contiguous = is_contiguous(&t, &plan);
+    let mut contiguous = is_contiguous(&t);
     let mut i = start;
     while i < plan.count {
         if contiguous {
-            let address = places.address(&m.state().v.0, i, 0);
-            let mut buffer = [0; RUN];
-            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
-            if !bytes.is_empty() && m.load_run(address, places.size(), bytes) {
-                let at = places.register(i, 0);
-                if let Some(out) = m.state().v.0.get_mut(at..at + bytes.len()) {
-                    out.copy_from_slice(bytes);
+            match load_segments(m, &t, &places, i, plan.count) {
+                // The next one crosses pages.
+                Some(0) => {}
+                Some(n) => {
+                    i += n;
+                    continue;
                 }
-                i += bytes.len() >> places.width;
-                continue;
+                None => contiguous = false,
             }
         }
         if t.masked && !bit(&m.state().v.0, 0, i) {
@@ -377,20 +428,17 @@ pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Resul
     }
     let (plan, start) = begin(m.state(), &t, false)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let contiguous = is_contiguous(&t, &plan);
+    let mut contiguous = is_contiguous(&t) && !t.masked;
     let mut i = start;
     while i < plan.count {
         if contiguous {
-            let address = places.address(&m.state().v.0, i, 0);
-            let mut buffer = [0; RUN];
-            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
-            let at = places.register(i, 0);
-            if let Some(from) = m.state().v.0.get(at..at + bytes.len()) {
-                bytes.copy_from_slice(from);
-            }
-            if !bytes.is_empty() && m.store_run(address, places.size(), bytes) {
-                i += bytes.len() >> places.width;
-                continue;
+            match store_segments(m, &places, i, plan.count) {
+                Some(0) => {}
+                Some(n) => {
+                    i += n;
+                    continue;
+                }
+                None => contiguous = false,
             }
         }
         if t.masked && !bit(&m.state().v.0, 0, i) {

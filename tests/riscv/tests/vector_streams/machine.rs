@@ -48,7 +48,10 @@ pub struct Machine {
 impl Machine {
     pub fn new(cpu: &str, tier: Tier, lockstep: bool) -> Machine {
         let model = Arc::new(CpuModel::parse(cpu).unwrap());
-        let guest: &'static RiscvGuest = Box::leak(Box::new(RiscvGuest::new("riscv64", &model)));
+        let guest: &'static RiscvGuest = Box::leak(Box::new(RiscvGuest::new(
+            if cpu.starts_with("rv32") { "riscv32" } else { "riscv64" },
+            &model,
+        )));
         let config = EngineConfig { tier, lockstep, ..EngineConfig::default() };
         let engine = Engine::new(guest, config).unwrap();
         let topology = Topology::new();
