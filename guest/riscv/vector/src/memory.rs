@@ -267,7 +267,7 @@ fn load_segments<M: Memory>(
     let address = places.address(&m.state().v.0, i, 0);
     let n = run_length(places, address, i, count);
     let mut buffer = [0; RUN];
-    let bytes = &mut buffer[..n * places.fields << places.width];
+    let bytes = &mut buffer[..(n * places.fields) << places.width];
     if n == 0 {
         return Some(0);
     }
@@ -294,7 +294,7 @@ fn store_segments<M: Memory>(m: &mut M, places: &Places, i: usize, count: usize)
     let address = places.address(&m.state().v.0, i, 0);
     let n = run_length(places, address, i, count);
     let mut buffer = [0; RUN];
-    let bytes = &mut buffer[..n * places.fields << places.width];
+    let bytes = &mut buffer[..(n * places.fields) << places.width];
     let v = &m.state().v.0;
     by_sew!(places.width, E => {
         for k in 0..n {

@@ -3,7 +3,7 @@
 use rhea_ir::{Cond, Exit, Lane, Op, Slot, Target, Type, Val};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_vector::memory::{self, Addressing, Transfer};
-use rhea_riscv_vector::{Op as V, Operation, Shape, Vtype, is_legal};
+use rhea_riscv_vector::{Operation, Shape, Vtype, is_legal};
 use std::mem::offset_of;
 
 use crate::vector::call::{Destination, Source, VectorCall};
@@ -62,6 +62,12 @@ impl Emitter<'_> {
             };
             self.b.put(Slot::new(offset_of!(RiscvState, x) + 8 * r, Type::I64), value);
         }
+    }
+
+    /// Writes all bits of floating-point register `r`.
+    pub(crate) fn set_f(&mut self, r: u8, value: Val) {
+        let slot = self.f(r);
+        self.b.put(slot, value);
     }
 
     fn f(&mut self, r: u8) -> Slot {
@@ -166,7 +172,7 @@ impl Emitter<'_> {
     // ---- between registers ----
 
     fn compute(&mut self, o: Operation, source: Source, destination: Destination) -> Outcome {
-        let known = o.op != V::VmvWhole && self.known.inline && self.know();
+        let known = self.known.inline && self.know();
         if let Some((raw, _)) = self.known.vtype
             && !is_legal(self.config, raw, &o)
         {
@@ -202,10 +208,7 @@ impl Emitter<'_> {
         match destination {
             Destination::Vector => {}
             Destination::X(r) => self.set_x(r, result),
-            Destination::F(r) => {
-                let slot = self.f(r);
-                self.b.put(slot, result);
-            }
+            Destination::F(r) => self.set_f(r, result),
         }
         Outcome::Done
     }

@@ -23,6 +23,9 @@ pub(crate) const VTYPE: Slot = Slot::new(offset_of!(RiscvState, vtype), Type::I6
 /// vstart.
 pub(crate) const VSTART: Slot = Slot::new(offset_of!(RiscvState, vstart), Type::I64);
 
+/// vxsat.
+pub(crate) const VXSAT: Slot = Slot::new(offset_of!(RiscvState, vxsat), Type::I32);
+
 /// What is known of vl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
