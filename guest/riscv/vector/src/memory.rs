@@ -38,6 +38,18 @@ pub trait Memory {
         false
     }
 
+    /// As [`Memory::load_run`], to byte `at` of the vector registers; false where a buffer is needed.
+    fn load_registers(&mut self, address: u64, size: u32, at: usize, len: usize) -> bool {
+        let _ = (address, size, at, len);
+        false
+    }
+
+    /// As [`Memory::load_registers`], a store.
+    fn store_registers(&mut self, address: u64, size: u32, at: usize, len: usize) -> bool {
+        let _ = (address, size, at, len);
+        false
+    }
+
     /// As [`Memory::load_run`], a store.
     fn store_run(&mut self, address: u64, size: u32, bytes: &[u8]) -> bool {
         let _ = (address, size, bytes);
@@ -354,6 +366,9 @@ fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usiz
 pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
     if let Some(total) = plain_bytes(m.state(), &t) {
         let done = plain(m, &t, (base, total), |m, address, at, bytes| {
+            if m.load_registers(address, 1 << t.width, at, bytes) {
+                return true;
+            }
             let mut buffer = [0; RUN];
             let buffer = &mut buffer[..bytes];
             let loaded = m.load_run(address, 1 << t.width, buffer);
@@ -415,6 +430,9 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
 pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
     if let Some(total) = plain_bytes(m.state(), &t) {
         let done = plain(m, &t, (base, total), |m, address, at, bytes| {
+            if m.store_registers(address, 1 << t.width, at, bytes) {
+                return true;
+            }
             let mut buffer = [0; RUN];
             let buffer = &mut buffer[..bytes];
             if let Some(from) = m.state().v.0.get(at..at + bytes) {

@@ -1,5 +1,7 @@
 //! The helpers that vector instructions call.
 
+use std::mem::offset_of;
+
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
@@ -46,6 +48,14 @@ impl Memory for GuestMemory<'_> {
     fn can_load(&mut self, address: u64, size: u32) -> bool {
         let last = address.wrapping_add(u64::from(size) - 1);
         [address, last].iter().all(|a| self.cx.page(*a, Access::Read, self.index).is_ok())
+    }
+
+    fn load_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
+        self.cx.load_to_state(address, len, offset_of!(RiscvState, v) + at, self.index)
+    }
+
+    fn store_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
+        self.cx.store_from_state(address, len, offset_of!(RiscvState, v) + at, self.index)
     }
 
     fn load_run(&mut self, address: u64, _: u32, out: &mut [u8]) -> bool {
