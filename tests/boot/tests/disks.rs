@@ -234,3 +234,34 @@ fn a_disk_of_a_riscv_guest() {
     };
     read_and_write(&case).unwrap();
 }
+
+#[test]
+#[ignore = "needs Debian packages: run cargo xtask test"]
+fn random_bytes_and_a_console() {
+    entropy_and_console().unwrap();
+}
+
+fn entropy_and_console() -> anyhow::Result<()> {
+    let folder = folder("rng")?;
+    let initramfs = folder.join("initramfs.cpio");
+    std::fs::write(&initramfs, system(Guest::Bookworm, &[])?)?;
+    let said = folder.join("console");
+    let mut command = Emulator::under_test()?.boot(Guest::Bookworm, &initramfs, "quiet")?;
+    command.args(["-m", "512M", "-device", "virtio-rng-pci", "-chardev"]);
+    command.arg(format!("file,id=c,path={}", said.display()));
+    command.args(["-device", "virtio-serial-pci,max_ports=1", "-device", "virtconsole,chardev=c"]);
+    let mut session = Session::start(&mut command)?;
+    session.expect(PROMPT, LIMIT)?;
+    let mut say = |line: &str| session.command(line, PROMPT, LIMIT);
+    let source = say("cat /sys/class/misc/hw_random/rng_current")?;
+    ensure!(source.starts_with("virtio_rng"), "the guest has {source:?}");
+    let count = say("dd if=/dev/hwrng bs=512 count=8 2>/dev/null | gzip | wc -c")?;
+    ensure!(count.trim().parse::<u32>()? > 512, "bytes that pack into {count}");
+    say("echo hello, host > /dev/hvc0")?;
+    session.send(b"poweroff -f\n")?;
+    ensure!(session.wait(LIMIT)?.success(), "{}", session.transcript());
+    let said = std::fs::read_to_string(said)?;
+    ensure!(said.replace('\r', "").ends_with("hello, host\n"), "the console said {said:?}");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
