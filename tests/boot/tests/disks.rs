@@ -265,3 +265,42 @@ fn entropy_and_console() -> anyhow::Result<()> {
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }
+
+#[test]
+#[ignore = "needs Debian packages: run cargo xtask test"]
+fn a_reboot_amid_writes_leaves_a_snapshots_image_alone() {
+    reboot_amid_writes().unwrap();
+}
+
+fn reboot_amid_writes() -> anyhow::Result<()> {
+    let folder = folder("reboot")?;
+    let raw = folder.join("disk.raw");
+    std::fs::write(&raw, noise(3, DISK))?;
+    let expected = digest(&raw)?;
+    let initramfs = folder.join("initramfs.cpio");
+    std::fs::write(&initramfs, system(Guest::Bookworm, &noise(5, 8 * MIB))?)?;
+    let mut command = Emulator::under_test()?.system("x86_64");
+    command.args(["-M", "q35", "-m", "512M", "-smp", "4", "-serial", "stdio"]);
+    command.arg("-kernel").arg(Guest::Bookworm.kernel()?).arg("-initrd").arg(&initramfs);
+    command.args(["-append", "console=ttyS0 quiet", "-snapshot", "-drive"]);
+    command.arg(format!("file={},if=virtio,format=raw", raw.display()));
+    let mut session = Session::start(&mut command)?;
+    session.expect(PROMPT, LIMIT)?;
+    let seen = session.command("sha256sum /dev/vda", PROMPT, LIMIT)?;
+    ensure!(seen.starts_with(&expected), "the guest reads {seen:?}, the host wrote {expected}");
+    // Direct writes from all processors are under way when the machine is reset.
+    let writes =
+        "for i in 1 2 3 4; do dd if=/tests/payload of=/dev/vda bs=64k oflag=direct & done 2>/dev/null";
+    session.send(format!("{writes}; sleep 0.1; reboot -f\n").as_bytes())?;
+    session.expect(initramfs::READY, LIMIT)?;
+    session.expect(PROMPT, LIMIT)?;
+    let size = session.command("cat /sys/block/vda/size", PROMPT, LIMIT)?;
+    ensure!(size.trim() == (DISK / 512).to_string(), "the guest sees {size} sectors");
+    let wrote = session.command("sh /tests/write.sh 100", PROMPT, LIMIT)?;
+    ensure!(wrote.trim() == "written", "{wrote}");
+    session.send(b"poweroff -f\n")?;
+    ensure!(session.wait(LIMIT)?.success(), "{}", session.transcript());
+    ensure!(digest(&raw)? == expected, "the image has changed");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
