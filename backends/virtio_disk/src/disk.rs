@@ -11,6 +11,8 @@ use crate::spec::{Effect, Header, ID_LENGTH, MAX_EFFECT_SECTORS, SECTOR, Status,
 /// Longer transfers are done in pieces of as many bytes. Formats that compress or encrypt have a copy of a piece, and a
 /// guest may have as many requests under way as its queues have places.
 const PIECE: usize = 2 << 20;
+/// The same for zeroes, which may have to be written.
+const ZERO_PIECE: u64 = 64 << 20;
 
 /// What a [`Disk`] is made of.
 #[derive(Debug)]
@@ -33,12 +35,14 @@ pub struct Disk {
     options: DiskOptions,
     /// Writes need not be on stable storage before a flush.
     writeback: AtomicBool,
+    /// Requests are given up at their next piece.
+    giving_up: AtomicBool,
 }
 
 impl Disk {
     /// A disk, in write-back mode.
     pub fn new(options: DiskOptions) -> Self {
-        Self { options, writeback: AtomicBool::new(true) }
+        Self { options, writeback: AtomicBool::new(true), giving_up: AtomicBool::new(false) }
     }
 
     /// What it was made of.
@@ -59,6 +63,15 @@ impl Disk {
     /// Chooses between write-back and write-through.
     pub fn set_writeback(&self, writeback: bool) {
         self.writeback.store(writeback, Relaxed);
+    }
+
+    /// While set, requests fail at their next piece: nobody waits for them any more, but for their end.
+    pub fn give_up(&self, give_up: bool) {
+        self.giving_up.store(give_up, Relaxed);
+    }
+
+    fn check_wanted(&self) -> Result<()> {
+        if self.giving_up.load(Relaxed) { Err(BlockError::os(libc::ECANCELED)) } else { Ok(()) }
     }
 
     /// Bytes that can be reached: whole sectors.
@@ -133,6 +146,7 @@ impl Disk {
         let (mut offset, _) = self.range(sector, data.len() as u64).ok_or_else(Self::beyond)?;
         let (node, mut rest) = (self.node(), data.take());
         while !rest.is_empty() {
+            self.check_wanted()?;
             let after = rest.split_off(rest.len().min(PIECE));
             node.read(offset, &mut rest).await?;
             offset += rest.len() as u64;
@@ -147,6 +161,7 @@ impl Disk {
         let (offset, length) = self.range(sector, data.len() as u64).ok_or_else(Self::beyond)?;
         let (node, flags) = (self.node(), self.write_flags());
         for start in (0..length as usize).step_by(PIECE) {
+            self.check_wanted()?;
             let end = data.len().min(start + PIECE);
             node.write(offset + start as u64, data.view().slice(start..end), flags).await?;
         }
@@ -190,7 +205,12 @@ impl Disk {
         let (offset, length, unmap) = self.effect(payload, true)?;
         let mut flags = self.write_flags();
         flags.set(WriteFlags::MAY_UNMAP, unmap);
-        self.node().write_zeroes(offset, length, flags).await
+        let node = self.node();
+        for start in (0..length).step_by(ZERO_PIECE as usize) {
+            self.check_wanted()?;
+            node.write_zeroes(offset + start, ZERO_PIECE.min(length - start), flags).await?;
+        }
+        Ok(())
     }
 }
 
@@ -285,6 +305,18 @@ mod tests {
         let writes = pieces.map(|(offset, length)| Asked::Write(offset, length, none));
         let reads = pieces.map(|(offset, length)| Asked::Read(offset, length));
         assert_eq!(asked.lock()[..], [writes, reads].concat());
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_given_up() {
+        let (disk, asked) = disk(512);
+        disk.give_up(true);
+        let failed = Err(Status::IoError);
+        assert_eq!(perform(&disk, request::IN, 0, &[], 512), failed);
+        assert_eq!(perform(&disk, request::OUT, 0, &[0; 512], 0), failed);
+        assert!(asked.lock().is_empty());
+        disk.give_up(false);
+        perform(&disk, request::IN, 0, &[], 512).unwrap();
     }
 
     #[test]
