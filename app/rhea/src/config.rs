@@ -208,6 +208,10 @@ pub struct VirtioBlkConfig {
 pub enum VirtioKind {
     /// A disk.
     Blk(Box<VirtioBlkConfig>),
+    /// A source of random bytes.
+    Rng,
+    /// A console.
+    Console(CharConfig),
 }
 
 /// A virtio device.

@@ -8,7 +8,6 @@ use rhea_block::{BlockError, BlockNode, OpenFlags, Registry, TemporaryFile, warn
 use rhea_virtio::{BlkConfig, VirtioBlk};
 
 use crate::config::{DriveConfig, SystemConfig, VirtioBlkConfig, VirtioConfig, VirtioKind, VirtioPlace};
-use crate::targets::VirtioPart;
 
 /// Most queues that a disk gets without being told.
 const QUEUES_MOST: u32 = 64;
@@ -26,7 +25,8 @@ struct Drive {
 pub struct Disks {
     registry: Registry,
     drives: Vec<Drive>,
-    devices: Vec<(VirtioConfig, Arc<VirtioBlk>)>,
+    /// In the order of the command line, each with its drive.
+    devices: Vec<(String, Arc<VirtioBlk>)>,
 }
 
 /// The block layer's error as a line for the user, its hint behind it.
@@ -72,10 +72,10 @@ impl Disks {
             self.drives.push(opened?);
         }
         for device in &config.virtio {
-            let VirtioKind::Blk(blk) = &device.kind;
+            let VirtioKind::Blk(blk) = &device.kind else { continue };
             let made = self.make_blk(device, blk, config.topology.cpus).await;
             let made = made.with_context(|| format!("-device {},drive={}", device.driver, blk.drive))?;
-            self.devices.push((device.clone(), made));
+            self.devices.push((blk.drive.clone(), made));
         }
         Ok(())
     }
@@ -138,14 +138,9 @@ impl Disks {
         VirtioBlk::new(node, config).await.map_err(told)
     }
 
-    /// The devices, to be plugged in.
-    pub fn parts(&self) -> Vec<VirtioPart> {
-        let part = |(config, device): &(VirtioConfig, Arc<VirtioBlk>)| VirtioPart {
-            name: format!("-device {}", config.driver),
-            place: config.place,
-            device: device.clone(),
-        };
-        self.devices.iter().map(part).collect()
+    /// The disks, in the order of the command line.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<VirtioBlk>> {
+        self.devices.iter().map(|(_, device)| device)
     }
 
     /// Ends the devices, writes out what only memory has, and closes the images. The processors are stopped.
@@ -161,9 +156,8 @@ impl Disks {
                 result = Err(anyhow::anyhow!("a disk image could not be closed in order"));
             }
         };
-        for (config, device) in &self.devices {
-            let VirtioKind::Blk(blk) = &config.kind;
-            note(&blk.drive, device.finish().await);
+        for (drive, device) in &self.devices {
+            note(drive, device.finish().await);
         }
         drop(self.devices);
         for drive in self.drives {

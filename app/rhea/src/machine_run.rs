@@ -20,6 +20,7 @@ use crate::disks::Disks;
 use crate::monitor::{Identity, Monitor};
 use crate::run_control::{self, Controller, End, Event, Events, Machine};
 use crate::targets::{Board, Built, Surroundings};
+use crate::virtio_parts;
 
 /// Builds the machine, runs it to its end and returns the exit status.
 pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
@@ -55,7 +56,8 @@ fn run_with(
     let (clock, counter) = virtual_time(config.icount);
     let mut chardevs = Chardevs::open(config, controller)?;
     let engine = EngineConfig { icount: counter, ..engine_config(&config.accel, trace) };
-    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine, virtio: disks.parts() };
+    let virtio = virtio_parts::make(config, disks, &mut chardevs)?;
+    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine, virtio };
     let (board, vcpus) = match (config.target.build)(config, surroundings)? {
         Built::Machine { board, vcpus } => (board, vcpus),
         Built::Said(text) => {

@@ -13,6 +13,7 @@ mod machine_run;
 mod monitor;
 mod run_control;
 mod targets;
+mod virtio_parts;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,8 @@ use crate::spec::{Effect, Header, ID_LENGTH, MAX_EFFECT_SECTORS, SECTOR, Status,
 /// Longer transfers are done in pieces of as many bytes. Formats that compress or encrypt have a copy of a piece, and a
 /// guest may have as many requests under way as its queues have places.
 const PIECE: usize = 2 << 20;
+/// The same for zeroes, which may have to be written.
+const ZERO_PIECE: u64 = 64 << 20;
 
 /// What a [`Disk`] is made of.
 #[derive(Debug)]
@@ -33,12 +35,14 @@ pub struct Disk {
     options: DiskOptions,
     /// Writes need not be on stable storage before a flush.
     writeback: AtomicBool,
+    /// Requests are given up at their next piece.
+    giving_up: AtomicBool,
 }
 
 impl Disk {
     /// A disk, in write-back mode.
     pub fn new(options: DiskOptions) -> Self {
-        Self { options, writeback: AtomicBool::new(true) }
+        Self { options, writeback: AtomicBool::new(true), giving_up: AtomicBool::new(false) }
     }
 
     /// What it was made of.
@@ -59,6 +63,15 @@ impl Disk {
     /// Chooses between write-back and write-through.
     pub fn set_writeback(&self, writeback: bool) {
         self.writeback.store(writeback, Relaxed);
+    }
+
+    /// While set, requests fail at their next piece: nobody waits for them any more, but for their end.
+    pub fn give_up(&self, give_up: bool) {
+        self.giving_up.store(give_up, Relaxed);
+    }
+
+    fn check_wanted(&self) -> Result<()> {
+        if self.giving_up.load(Relaxed) { Err(BlockError::os(libc::ECANCELED)) } else { Ok(()) }
     }
 
     /// Bytes that can be reached: whole sectors.
@@ -133,6 +146,7 @@ impl Disk {
         let (mut offset, _) = self.range(sector, data.len() as u64).ok_or_else(Self::beyond)?;
         let (node, mut rest) = (self.node(), data.take());
         while !rest.is_empty() {
+            self.check_wanted()?;
             let after = rest.split_off(rest.len().min(PIECE));
             node.read(offset, &mut rest).await?;
             offset += rest.len() as u64;
@@ -147,6 +161,7 @@ impl Disk {
         let (offset, length) = self.range(sector, data.len() as u64).ok_or_else(Self::beyond)?;
         let (node, flags) = (self.node(), self.write_flags());
         for start in (0..length as usize).step_by(PIECE) {
+            self.check_wanted()?;
             let end = data.len().min(start + PIECE);
             node.write(offset + start as u64, data.view().slice(start..end), flags).await?;
         }
@@ -190,6 +205,146 @@ impl Disk {
         let (offset, length, unmap) = self.effect(payload, true)?;
         let mut flags = self.write_flags();
         flags.set(WriteFlags::MAY_UNMAP, unmap);
-        self.node().write_zeroes(offset, length, flags).await
+        let node = self.node();
+        for start in (0..length).step_by(ZERO_PIECE as usize) {
+            self.check_wanted()?;
+            node.write_zeroes(offset + start, ZERO_PIECE.min(length - start), flags).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use rhea_async_io::{IoView, block_on};
+    use rhea_block::{MemoryNode, Node, OpenFlags, Permissions, Role};
+
+    /// What a disk's node was asked to do.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Asked {
+        Read(u64, usize),
+        Write(u64, usize, WriteFlags),
+        Flush,
+    }
+
+    /// A disk in memory that notes what it is asked, and fails beyond 8 MiB.
+    struct Recorder {
+        memory: MemoryNode,
+        asked: Arc<Mutex<Vec<Asked>>>,
+    }
+
+    const BAD: u64 = 8 << 20;
+
+    #[async_trait::async_trait]
+    impl Node for Recorder {
+        fn limits(&self) -> rhea_block::Limits {
+            rhea_block::Limits { native_write: WriteFlags::FUA, ..self.memory.limits() }
+        }
+
+        fn length(&self) -> u64 {
+            self.memory.length()
+        }
+
+        async fn read(&self, offset: u64, data: &mut IoVector) -> Result<()> {
+            self.asked.lock().push(Asked::Read(offset, data.len()));
+            if offset >= BAD { Err(BlockError::os(libc::EIO)) } else { self.memory.read(offset, data).await }
+        }
+
+        async fn write(&self, offset: u64, data: IoView<'_>, flags: WriteFlags) -> Result<()> {
+            self.asked.lock().push(Asked::Write(offset, data.len(), flags));
+            if offset >= BAD {
+                Err(BlockError::os(libc::ENOSPC))
+            } else {
+                self.memory.write(offset, data, flags).await
+            }
+        }
+
+        async fn flush(&self) -> Result<()> {
+            self.asked.lock().push(Asked::Flush);
+            Ok(())
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
+    fn disk(block_size: u32) -> (Disk, Arc<Mutex<Vec<Asked>>>) {
+        let asked = Arc::new(Mutex::default());
+        let recorder = Recorder { memory: MemoryNode::new(vec![0; 10 << 20]), asked: asked.clone() };
+        let node = BlockNode::anonymous("memory", Box::new(recorder), OpenFlags::empty());
+        let edge = Edge::new("test", Role::File, node);
+        let (needed, shared) = (Permissions::CONSISTENT_READ | Permissions::WRITE, Permissions::all());
+        block_on(edge.set_permissions(needed, shared)).unwrap();
+        let id = "a serial number of more than twenty bytes".into();
+        (Disk::new(DiskOptions { edge, writable: true, writethrough: false, block_size, id }), asked)
+    }
+
+    /// Does a request with `payload` bytes out and room for `space` bytes in; what came in, unless it failed.
+    fn perform(disk: &Disk, kind: u32, sector: u64, payload: &[u8], space: usize) -> Result<Vec<u8>, Status> {
+        let mut output = (u128::from(kind) | u128::from(sector) << 64).to_le_bytes().to_vec();
+        output.extend_from_slice(payload);
+        let mut input = IoVector::zeroed(space);
+        let (status, written) = block_on(disk.execute(IoVector::from_slice(&output), &mut input));
+        match status {
+            Status::Ok => Ok(input.to_vec()[..written as usize].to_vec()),
+            status => Err(status),
+        }
+    }
+
+    #[test]
+    fn long_transfers_go_in_pieces() {
+        let (disk, asked) = disk(512);
+        let data: Vec<u8> = (0..5 << 20).map(|i: u32| (i >> 9) as u8).collect();
+        perform(&disk, request::OUT, 4, &data, 0).unwrap();
+        assert!(perform(&disk, request::IN, 4, &[], data.len()).unwrap() == data);
+        let none = WriteFlags::empty();
+        let pieces = [(2048, PIECE), (2048 + PIECE as u64, PIECE), (2048 + 2 * PIECE as u64, 1 << 20)];
+        let writes = pieces.map(|(offset, length)| Asked::Write(offset, length, none));
+        let reads = pieces.map(|(offset, length)| Asked::Read(offset, length));
+        assert_eq!(asked.lock()[..], [writes, reads].concat());
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_given_up() {
+        let (disk, asked) = disk(512);
+        disk.give_up(true);
+        let failed = Err(Status::IoError);
+        assert_eq!(perform(&disk, request::IN, 0, &[], 512), failed);
+        assert_eq!(perform(&disk, request::OUT, 0, &[0; 512], 0), failed);
+        assert!(asked.lock().is_empty());
+        disk.give_up(false);
+        perform(&disk, request::IN, 0, &[], 512).unwrap();
+    }
+
+    #[test]
+    fn write_through_mode_makes_every_write_safe() {
+        let (disk, asked) = disk(512);
+        disk.set_writeback(false);
+        perform(&disk, request::OUT, 1, &[1; 512], 0).unwrap();
+        disk.set_writeback(true);
+        perform(&disk, request::OUT, 2, &[1; 512], 0).unwrap();
+        perform(&disk, request::FLUSH, 0, &[], 0).unwrap();
+        let none = WriteFlags::empty();
+        let expected = [Asked::Write(512, 512, WriteFlags::FUA), Asked::Write(1024, 512, none), Asked::Flush];
+        assert_eq!(asked.lock()[..], expected);
+    }
+
+    #[test]
+    fn errors_are_the_drivers_to_know() {
+        let (disk, _) = disk(4096);
+        let bad = BAD / SECTOR;
+        let failed = Err(Status::IoError);
+        assert_eq!(perform(&disk, request::IN, bad, &[], 4096), failed);
+        assert_eq!(perform(&disk, request::OUT, bad, &[0; 4096], 0), failed, "no space");
+        assert_eq!(perform(&disk, request::IN, 8, &[], 512), failed, "part of a block");
+        assert_eq!(perform(&disk, request::IN, 1, &[], 4096), failed, "not at a block");
+        assert_eq!(perform(&disk, request::IN, u64::MAX, &[], 4096), failed);
+        assert_eq!(perform(&disk, 99, 0, &[], 0), Err(Status::Unsupported));
+        assert_eq!(perform(&disk, request::GET_ID, 0, &[], 30).unwrap(), b"a serial number of m");
+        assert_eq!(block_on(disk.perform(IoVector::default(), IoVector::zeroed(1))), 1, "no header");
+        assert_eq!(block_on(disk.perform(IoVector::default(), IoVector::default())), 0, "no status");
     }
 }

@@ -163,11 +163,12 @@ impl VirtioBlk {
         self.disk.node()
     }
 
-    /// Waits for what is under way and makes everything safe that was written, as at the machine's end.
+    /// Ends what is under way and makes everything safe that was written, as at the machine's end.
     ///
     /// # Errors
     /// The flush failed.
     pub async fn finish(&self) -> Result<(), BlockError> {
+        self.disk.give_up(true);
         self.server.reset();
         let flushed = match self.config.read_only {
             true => Ok(()),
@@ -247,7 +248,10 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn reset(&self) {
+        // A guest that asked for more than can be done in a moment does not hold up its reset.
+        self.disk.give_up(true);
         self.server.reset();
+        self.disk.give_up(false);
         self.disk.set_writeback(!self.config.writethrough);
     }
 

@@ -180,7 +180,8 @@ impl VirtioMmio {
             register::STATUS => {
                 registers.set_status(value as u8);
                 if value as u8 == 0 {
-                    *selection = Selection::default();
+                    // The page size is the driver's for all its devices: it is said once, before the first reset.
+                    *selection = Selection { page_size: selection.page_size, ..Selection::default() };
                     self.line.change(|_| 0);
                 }
             }

@@ -234,3 +234,73 @@ fn a_disk_of_a_riscv_guest() {
     };
     read_and_write(&case).unwrap();
 }
+
+#[test]
+#[ignore = "needs Debian packages: run cargo xtask test"]
+fn random_bytes_and_a_console() {
+    entropy_and_console().unwrap();
+}
+
+fn entropy_and_console() -> anyhow::Result<()> {
+    let folder = folder("rng")?;
+    let initramfs = folder.join("initramfs.cpio");
+    std::fs::write(&initramfs, system(Guest::Bookworm, &[])?)?;
+    let said = folder.join("console");
+    let mut command = Emulator::under_test()?.boot(Guest::Bookworm, &initramfs, "quiet")?;
+    command.args(["-m", "512M", "-device", "virtio-rng-pci", "-chardev"]);
+    command.arg(format!("file,id=c,path={}", said.display()));
+    command.args(["-device", "virtio-serial-pci,max_ports=1", "-device", "virtconsole,chardev=c"]);
+    let mut session = Session::start(&mut command)?;
+    session.expect(PROMPT, LIMIT)?;
+    let mut say = |line: &str| session.command(line, PROMPT, LIMIT);
+    let source = say("cat /sys/class/misc/hw_random/rng_current")?;
+    ensure!(source.starts_with("virtio_rng"), "the guest has {source:?}");
+    let count = say("dd if=/dev/hwrng bs=512 count=8 2>/dev/null | gzip | wc -c")?;
+    ensure!(count.trim().parse::<u32>()? > 512, "bytes that pack into {count}");
+    say("echo hello, host > /dev/hvc0")?;
+    session.send(b"poweroff -f\n")?;
+    ensure!(session.wait(LIMIT)?.success(), "{}", session.transcript());
+    let said = std::fs::read_to_string(said)?;
+    ensure!(said.replace('\r', "").ends_with("hello, host\n"), "the console said {said:?}");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Debian packages: run cargo xtask test"]
+fn a_reboot_amid_writes_leaves_a_snapshots_image_alone() {
+    reboot_amid_writes().unwrap();
+}
+
+fn reboot_amid_writes() -> anyhow::Result<()> {
+    let folder = folder("reboot")?;
+    let raw = folder.join("disk.raw");
+    std::fs::write(&raw, noise(3, DISK))?;
+    let expected = digest(&raw)?;
+    let initramfs = folder.join("initramfs.cpio");
+    std::fs::write(&initramfs, system(Guest::Bookworm, &noise(5, 8 * MIB))?)?;
+    let mut command = Emulator::under_test()?.system("x86_64");
+    command.args(["-M", "q35", "-m", "512M", "-smp", "4", "-serial", "stdio"]);
+    command.arg("-kernel").arg(Guest::Bookworm.kernel()?).arg("-initrd").arg(&initramfs);
+    command.args(["-append", "console=ttyS0 quiet", "-snapshot", "-drive"]);
+    command.arg(format!("file={},if=virtio,format=raw", raw.display()));
+    let mut session = Session::start(&mut command)?;
+    session.expect(PROMPT, LIMIT)?;
+    let seen = session.command("sha256sum /dev/vda", PROMPT, LIMIT)?;
+    ensure!(seen.starts_with(&expected), "the guest reads {seen:?}, the host wrote {expected}");
+    // Direct writes from all processors are under way when the machine is reset.
+    let writes =
+        "for i in 1 2 3 4; do dd if=/tests/payload of=/dev/vda bs=64k oflag=direct & done 2>/dev/null";
+    session.send(format!("{writes}; sleep 0.1; reboot -f\n").as_bytes())?;
+    session.expect(initramfs::READY, LIMIT)?;
+    session.expect(PROMPT, LIMIT)?;
+    let size = session.command("cat /sys/block/vda/size", PROMPT, LIMIT)?;
+    ensure!(size.trim() == (DISK / 512).to_string(), "the guest sees {size} sectors");
+    let wrote = session.command("sh /tests/write.sh 100", PROMPT, LIMIT)?;
+    ensure!(wrote.trim() == "written", "{wrote}");
+    session.send(b"poweroff -f\n")?;
+    ensure!(session.wait(LIMIT)?.success(), "{}", session.transcript());
+    ensure!(digest(&raw)? == expected, "the image has changed");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 use rhea_options::{FromOptions, Options, closest, options};
 
-use crate::config::{CharConfig, SystemConfig};
+use crate::config::{CharConfig, SystemConfig, VirtioKind};
 
 /// Back ends of QEMU that are not there yet, in either form.
 const NOT_YET: &[&str] = &[
@@ -136,7 +136,11 @@ pub fn check_references(config: &SystemConfig) -> anyhow::Result<()> {
     let debugcon = config.debugcon.iter().map(|d| ("-device isa-debugcon", &d.chardev));
     let serials = config.serials.iter().map(|s| ("-serial", s));
     let monitor = config.monitor.iter().map(|m| ("-monitor", m));
-    let users: Vec<_> = serials.chain(monitor).chain(debugcon).collect();
+    let consoles = config.virtio.iter().filter_map(|device| match &device.kind {
+        VirtioKind::Console(chardev) => Some(("-device virtconsole", chardev)),
+        _ => None,
+    });
+    let users: Vec<_> = serials.chain(monitor).chain(debugcon).chain(consoles).collect();
     let mut stdio_users = 0;
     let mut seen: Vec<&str> = Vec::new();
     for (option, user) in users {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 use rhea_options::{FromOptions, Options, closest, options};
 
-use super::virtio::{self, BlkOptions, VirtioRequest};
+use super::virtio::{self, BlkOptions, ConsoleOptions, PlainOptions, SerialOptions, VirtioRequest};
 use super::{Builder, chardev};
 use crate::config::{CharConfig, DebugExitConfig, DebugconConfig, LoaderConfig};
 
@@ -53,6 +53,17 @@ const DEVICES: &[(&str, &str, fn() -> String)] = &[
     ("virtio-blk-pci", "a disk on the PCI bus", BlkOptions::help),
     ("virtio-blk-device", "a disk in a virtio-mmio slot", BlkOptions::help),
     ("virtio-blk", "a disk on the board's bus for virtio devices", BlkOptions::help),
+    ("virtio-rng-pci", "random bytes of the host, on the PCI bus", PlainOptions::help),
+    ("virtio-rng-device", "random bytes of the host, in a virtio-mmio slot", PlainOptions::help),
+    ("virtio-rng", "random bytes of the host, on the board's bus for virtio devices", PlainOptions::help),
+    ("virtio-serial-pci", "a virtconsole's controller on the PCI bus", SerialOptions::help),
+    ("virtio-serial-device", "a virtconsole's controller in a virtio-mmio slot", SerialOptions::help),
+    (
+        "virtio-serial",
+        "a virtconsole's controller on the board's bus for virtio devices",
+        SerialOptions::help,
+    ),
+    ("virtconsole", "the console of the virtio-serial before it", ConsoleOptions::help),
     ("isa-debug-exit", "a write ends the emulator with status (value << 1) | 1", DebugExitOptions::help),
     ("isa-debugcon", "an I/O port whose writes are text for the host", DebugconOptions::help),
     ("loader", "places a file in guest memory at each reset", LoaderOptions::help),
@@ -64,6 +75,7 @@ pub enum DeviceRequest {
     Debugcon(DebugconConfig),
     Loader(LoaderConfig),
     Virtio(VirtioRequest),
+    Console(CharConfig),
 }
 
 /// The devices of a machine, by kind.
@@ -103,6 +115,7 @@ pub fn take(builder: &mut Builder, text: &str) -> anyhow::Result<()> {
                 chardev: CharConfig::Named(o.chardev),
             })
         }
+        "virtconsole" => DeviceRequest::Console(virtio::parse_console(options)?),
         name if name.starts_with("virtio-") => DeviceRequest::Virtio(virtio::parse(name, options)?),
         _ => {
             let o = LoaderOptions::from_options(options)?;
@@ -163,6 +176,7 @@ pub fn collect(requests: Vec<DeviceRequest>) -> anyhow::Result<Devices> {
             }
             DeviceRequest::Loader(config) => devices.loaders.push(config),
             DeviceRequest::Virtio(request) => devices.virtio.push(request),
+            DeviceRequest::Console(chardev) => virtio::add_console(&mut devices.virtio, chardev)?,
         }
     }
     Ok(devices)

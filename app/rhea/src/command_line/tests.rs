@@ -260,14 +260,14 @@ fn a_virtio_disk_has_its_place_and_its_limits() {
          -device virtio-blk-device,drive=n,serial=abc,num-queues=2,logical_block_size=4k -device virtio-blk-pci,drive=n,addr=1f.7",
     );
     assert_eq!(config.virtio[0].place, VirtioPlace::Mmio(MmioVersion::Modern));
-    let VirtioKind::Blk(blk) = &config.virtio[0].kind;
+    let VirtioKind::Blk(blk) = &config.virtio[0].kind else { panic!("a disk") };
     assert_eq!((blk.queues, blk.device.serial.as_str()), (Some(2), "abc"));
     assert_eq!((blk.device.logical_block_size, blk.device.physical_block_size), (4096, 4096));
     let address = rhea_pci::PciAddress { device: 31, function: 7 };
     assert_eq!(config.virtio[1].place, VirtioPlace::Pci(Some(address)));
     for (line, part) in [
         ("-device virtio-blk-pci", "'drive'"),
-        ("-device virtio-blk-device,drive=n,addr=3", "only for virtio-blk-pci"),
+        ("-device virtio-blk-device,drive=n,addr=3", "name ends in -pci"),
         ("-device virtio-blk-pci,drive=n,addr=20", "up to 1f"),
         ("-device virtio-blk-pci,drive=n,bus=pci.0", "pcie.0"),
         ("-device virtio-blk-pci,drive=n,disable-legacy=off", "not implemented"),
@@ -279,6 +279,11 @@ fn a_virtio_disk_has_its_place_and_its_limits() {
         ("-drive file=x,if=virtio,werror=enospc", "not implemented"),
         ("-drive file=x,if=virtio,cache=fast", "cache mode"),
         ("-drive file=x,if=none,id=a -drive file=y,if=none,id=a", "taken"),
+        ("-device virtio-serial-pci", "no -device virtconsole"),
+        ("-device virtio-serial-pci,max_ports=4", "max_ports=1"),
+        ("-chardev null,id=c -device virtconsole,chardev=c", "virtio-serial-pci"),
+        ("-device virtio-serial-pci -device virtconsole,chardev=c", "no -chardev"),
+        ("-device virtio-rng-pci,rng=r", "rng"),
         ("-global virtio-blk-pci.disable-legacy=on", "not implemented"),
     ] {
         let text = refusal(&format!("-bios r {line}"));

@@ -6,7 +6,7 @@ use rhea_pci::PciAddress;
 use rhea_virtio::{BlkConfig, MmioVersion};
 
 use super::Builder;
-use crate::config::{VirtioBlkConfig, VirtioConfig, VirtioKind, VirtioPlace};
+use crate::config::{CharConfig, VirtioBlkConfig, VirtioConfig, VirtioKind, VirtioPlace};
 use crate::targets::BoardSpec;
 
 options! {
@@ -55,6 +55,40 @@ options! {
     }
 }
 
+options! {
+    /// What all virtio devices have
+    pub struct PlainOptions {
+        /// its name
+        "id" => id: Option<String>,
+        /// on PCI: the bus (pcie.0)
+        "bus" => bus: Option<String>,
+        /// on PCI: slot and function, in hexadecimal (3 or 3.0)
+        "addr" => addr: Option<String>,
+        /// on PCI: without the legacy interface (there is none: on)
+        "disable-legacy" => disable_legacy: Option<OnOffAuto>,
+        /// on PCI: without the modern interface (off)
+        "disable-modern" => disable_modern: Option<bool>,
+    }
+}
+
+options! {
+    /// `-device virtio-serial-…`, beside what all have
+    pub struct SerialOptions {
+        /// ports (1: more are not implemented yet)
+        "max_ports" => max_ports: Option<u32>,
+    }
+}
+
+options! {
+    /// `-device virtconsole`
+    pub struct ConsoleOptions {
+        /// its name
+        "id" => id: Option<String>,
+        /// id of the -chardev that it talks to
+        "chardev" => chardev: String,
+    }
+}
+
 /// Which bus a device asks for by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bus {
@@ -73,13 +107,39 @@ pub struct VirtioRequest {
 }
 
 /// Reads the options of `-device DRIVER,…`.
-pub fn parse(driver: &str, options: Options) -> anyhow::Result<VirtioRequest> {
+pub fn parse(driver: &str, mut options: Options) -> anyhow::Result<VirtioRequest> {
     let bus = match driver {
         name if name.ends_with("-pci") => Bus::Pci,
         name if name.ends_with("-device") => Bus::Mmio,
         _ => Bus::Any,
     };
-    let o = BlkOptions::from_options(options)?;
+    let is =
+        |kind: &str| driver.strip_prefix(kind).is_some_and(|rest| ["", "-pci", "-device"].contains(&rest));
+    let (plain, kind) = if is("virtio-blk") {
+        let o = BlkOptions::from_options(options)?;
+        let plain = PlainOptions {
+            id: o.id.clone(),
+            bus: o.bus.clone(),
+            addr: o.addr.clone(),
+            disable_legacy: o.disable_legacy,
+            disable_modern: o.disable_modern,
+        };
+        (plain, VirtioKind::Blk(Box::new(blk(o)?)))
+    } else if is("virtio-rng") {
+        (PlainOptions::from_options(options)?, VirtioKind::Rng)
+    } else {
+        if options.take::<u32>("max_ports")?.is_some_and(|ports| ports != 1) {
+            bail!("more than one port is not implemented yet; max_ports=1 is");
+        }
+        // A controller without console is nothing yet.
+        (PlainOptions::from_options(options)?, VirtioKind::Console(CharConfig::None))
+    };
+    let address = place(&plain, bus)?;
+    Ok(VirtioRequest { driver: driver.into(), id: plain.id, bus, address, kind })
+}
+
+/// The PCI address that is asked for; checks what is only for PCI.
+fn place(o: &PlainOptions, bus: Bus) -> anyhow::Result<Option<PciAddress>> {
     let pci_only = [
         ("bus", o.bus.is_some()),
         ("addr", o.addr.is_some()),
@@ -87,7 +147,7 @@ pub fn parse(driver: &str, options: Options) -> anyhow::Result<VirtioRequest> {
         ("disable-modern", o.disable_modern.is_some()),
     ];
     if let Some((name, _)) = pci_only.iter().find(|(_, given)| *given && bus != Bus::Pci) {
-        bail!("parameter '{name}' is only for virtio-blk-pci");
+        bail!("parameter '{name}' is only for devices whose name ends in -pci");
     }
     if let Some(bus) = o.bus.as_deref().filter(|bus| *bus != "pcie.0") {
         bail!("no bus '{bus}'; there is 'pcie.0'");
@@ -98,10 +158,28 @@ pub fn parse(driver: &str, options: Options) -> anyhow::Result<VirtioRequest> {
     if o.disable_modern == Some(true) {
         bail!("disable-modern=on is not implemented yet: there is only the modern interface");
     }
-    let address = o.addr.as_deref().map(address).transpose()?;
-    let id = o.id.clone();
-    let kind = VirtioKind::Blk(Box::new(blk(o)?));
-    Ok(VirtioRequest { driver: driver.into(), id, bus, address, kind })
+    o.addr.as_deref().map(address).transpose()
+}
+
+/// `-device virtconsole`.
+pub fn parse_console(options: Options) -> anyhow::Result<CharConfig> {
+    Ok(CharConfig::Named(ConsoleOptions::from_options(options)?.chardev))
+}
+
+/// Gives a console to the last controller before it.
+pub fn add_console(devices: &mut [VirtioRequest], chardev: CharConfig) -> anyhow::Result<()> {
+    let mut controllers = devices.iter_mut().rev().filter_map(|device| match &mut device.kind {
+        VirtioKind::Console(console) => Some(console),
+        _ => None,
+    });
+    match controllers.next() {
+        None => {
+            bail!("-device virtconsole: needs a -device virtio-serial-pci or virtio-serial-device before it")
+        }
+        Some(console) if *console == CharConfig::None => *console = chardev,
+        Some(_) => bail!("-device virtconsole: more than one port of a virtio-serial is not implemented yet"),
+    }
+    Ok(())
 }
 
 fn blk(o: BlkOptions) -> anyhow::Result<VirtioBlkConfig> {
@@ -210,6 +288,9 @@ pub fn finish(
         })),
     });
     let all: Vec<_> = named.chain(of_drives).collect();
+    if let Some(idle) = all.iter().find(|config| config.kind == VirtioKind::Console(CharConfig::None)) {
+        bail!("-device {}: has no -device virtconsole behind it", idle.driver);
+    }
     let ids: Vec<_> = all.iter().filter_map(|config| config.id.as_ref()).collect();
     if let Some(id) = ids.iter().enumerate().find_map(|(i, id)| ids[..i].contains(id).then_some(id)) {
         bail!("id '{id}' is taken by another -device");

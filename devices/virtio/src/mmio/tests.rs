@@ -210,10 +210,12 @@ fn a_legacy_driver_has_its_pages() {
     let mut rig = Rig::new(MmioVersion::Legacy, BlkConfig::default());
     assert_eq!(rig.read(register::VERSION), 1);
     assert_eq!(rig.offered() >> 32, 0);
+    // In the order of Linux: the page size comes before the reset.
+    rig.write(register::GUEST_PAGE_SIZE, 4096);
+    rig.write(register::STATUS, 0);
     rig.write(register::STATUS, 3);
     rig.write(register::DRIVER_FEATURES_SELECT, 0);
     rig.write(register::DRIVER_FEATURES, blk_feature::FLUSH as u32);
-    rig.write(register::GUEST_PAGE_SIZE, 4096);
     rig.write(register::QUEUE_SELECT, 0);
     assert_eq!(rig.read(register::QUEUE_PAGE), 0);
     rig.write(register::QUEUE_SIZE, 16);
