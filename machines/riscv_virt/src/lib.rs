@@ -12,13 +12,14 @@ mod device_tree;
 mod empty_slot;
 mod firmware_config;
 mod hart;
+mod interrupts;
 mod memory_map;
 mod pci;
 mod reset_vector;
 mod topology;
 
 pub use board::{SavedUnit, VirtMachine, VirtioSlot, build};
-pub use config::{BuildError, Firmware, FlashConfig, LoaderRequest, NumaConfig, NumaNode, VirtConfig};
+pub use config::{Aia, BuildError, Firmware, FlashConfig, LoaderRequest, NumaConfig, NumaNode, VirtConfig};
 pub use hart::VirtHart;
 pub use memory_map::{DRAM, RESET_VECTOR, VIRTIO_SLOTS};
 pub use rhea_device::{PowerControl, PowerRequest, VirtualClock};
