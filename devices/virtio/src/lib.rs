@@ -19,6 +19,7 @@
 //! been seen to be done, and an MMIO driver does not look again.
 
 mod blk;
+mod console;
 mod device;
 #[doc(hidden)]
 pub mod fuzz;
@@ -26,10 +27,13 @@ mod mmio;
 mod pci;
 pub mod queue;
 mod registers;
+mod rng;
 mod server;
 pub mod spec;
 
 pub use blk::{BlkConfig, VirtioBlk};
+pub use console::VirtioConsole;
 pub use device::{Activation, VirtioDevice};
 pub use mmio::{MMIO_SIZE, MmioVersion, VirtioMmio};
 pub use pci::VirtioPci;
+pub use rng::VirtioRng;
