@@ -130,6 +130,8 @@ pub struct VirtConfig {
     pub aclint: bool,
     /// Interrupt controllers.
     pub aia: Aia,
+    /// There are ACPI tables in the firmware configuration device, for firmware that wants them.
+    pub acpi: bool,
     /// Random bytes for the kernel; `None`: from the host, new ones at every reset.
     pub rng_seed: Option<[u8; 32]>,
     /// The two flash banks (`pflash0`, `pflash1`). With the first one, firmware goes on there instead of in a kernel, and
@@ -158,6 +160,7 @@ impl VirtConfig {
             rtc: RtcConfig::default(),
             aclint: false,
             aia: Aia::None,
+            acpi: true,
             rng_seed: None,
             flash: [None, None],
             fw_cfg: Vec::new(),

@@ -5,6 +5,7 @@
 //! what is to be booted. It knows nothing of how the harts run: a [`VirtHart`] is what one of them is connected to, and
 //! [`VirtMachine::power`] is where the guest's requests come out. `README.md` tells how it is used.
 
+mod acpi;
 mod board;
 mod boot;
 mod config;
