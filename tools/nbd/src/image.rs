@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rhea_block::{BlockError, BlockNode, OpenFlags, Registry, Result, SnapshotInfo, TemporaryFile, warn_of_guess};
+use rhea_block::{
+    BlockError, BlockNode, OpenFlags, Registry, Result, SnapshotInfo, TemporaryFile, warn_of_guess,
+};
 use rhea_options::Options;
 
 use crate::command_line::{Config, SnapshotName};
