@@ -8,6 +8,7 @@
 pub mod aclint;
 pub mod aplic;
 pub mod bus;
+pub mod imsic;
 pub mod ioapic;
 pub mod lapic;
 pub mod pic;
@@ -16,6 +17,7 @@ pub mod plic;
 pub use aclint::{Mswi, Sswi};
 pub use aplic::Aplic;
 pub use bus::{ApicBus, DeliveryMode, EoiSink, InterruptMessage};
+pub use imsic::{ImsicRows, InterruptFile};
 pub use ioapic::IoApic;
 pub use lapic::{ExtIntSource, LocalApic, LocalApicConfig, RegisterFault, pending};
 pub use pic::PicPair;

@@ -11,7 +11,7 @@ use acpi_tables::aml::{
 use acpi_tables::{Aml, AmlSink};
 
 /// Finished AML that can stand where an object is wanted.
-struct Raw(Vec<u8>);
+pub(crate) struct Raw(pub(crate) Vec<u8>);
 
 impl Aml for Raw {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
@@ -19,29 +19,29 @@ impl Aml for Raw {
     }
 }
 
-fn raw(object: &dyn Aml) -> Raw {
+pub(crate) fn raw(object: &dyn Aml) -> Raw {
     let mut bytes = Vec::new();
     object.to_aml_bytes(&mut bytes);
     Raw(bytes)
 }
 
-fn refs(parts: &[Raw]) -> Vec<&dyn Aml> {
+pub(crate) fn refs(parts: &[Raw]) -> Vec<&dyn Aml> {
     parts.iter().map(|part| part as &dyn Aml).collect()
 }
 
-fn name(path: &str, value: &dyn Aml) -> Raw {
+pub(crate) fn name(path: &str, value: &dyn Aml) -> Raw {
     raw(&Name::new(path.into(), value))
 }
 
-fn device(path: &str, parts: &[Raw]) -> Raw {
+pub(crate) fn device(path: &str, parts: &[Raw]) -> Raw {
     raw(&Device::new(path.into(), refs(parts)))
 }
 
-fn eisa_id(id: &str) -> EISAName {
+pub(crate) fn eisa_id(id: &str) -> EISAName {
     EISAName::new(id)
 }
 
-fn resources(path: &str, parts: &[Raw]) -> Raw {
+pub(crate) fn resources(path: &str, parts: &[Raw]) -> Raw {
     name(path, &ResourceTemplate::new(refs(parts)))
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn build(config: &AcpiConfig) -> Vec<u8> {
     table.finish()
 }
 
-trait ToRaw: Aml {
+pub(crate) trait ToRaw: Aml {
     fn to_raw(&self) -> Raw
     where
         Self: Sized,
@@ -116,7 +116,7 @@ fn hpet(base: u64) -> Raw {
 }
 
 /// A virtio device; the ID is the one its drivers look for.
-fn virtio_mmio(index: usize, (address, size, gsi): (u32, u32, u32)) -> Raw {
+pub(crate) fn virtio_mmio(index: usize, (address, size, gsi): (u32, u32, u32)) -> Raw {
     let registers = Memory32Fixed::new(true, address, size).to_raw();
     let interrupt = Interrupt::new(true, false, false, false, gsi).to_raw();
     let parts = [

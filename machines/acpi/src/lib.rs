@@ -2,9 +2,10 @@
 //!
 //! Source: ACPI specification 6.5, chapters 5 (tables) and 6 (device configuration); PCI Firmware specification 3.3
 //! for MCFG and _OSC-less host bridges. [`build`] lays all tables out one after the other for a given address;
-//! only the FACS, which the operating system writes, stands apart in RAM.
+//! only the FACS, which the operating system writes, stands apart in RAM. Tables of RISC-V boards are in [`riscv`].
 
 mod dsdt;
+pub mod riscv;
 mod table;
 mod tables;
 

@@ -147,7 +147,7 @@ fn hpet(base: u64, block_id: u32) -> Vec<u8> {
 }
 
 /// MCFG (PCI Firmware specification 3.3, section 4.1.2).
-fn mcfg(base: u64, size: u64) -> Vec<u8> {
+pub(crate) fn mcfg(base: u64, size: u64) -> Vec<u8> {
     let mut t = Table::new(b"MCFG", 1);
     let buses = (size >> 20).clamp(1, 256);
     t.u64(0).u64(base).u16(0).u8(0).u8((buses - 1) as u8).u32(0);

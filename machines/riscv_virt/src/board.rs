@@ -2,10 +2,11 @@
 
 use crate::TIMEBASE;
 use crate::boot::{self, BootMedia};
-use crate::config::{BuildError, NumaConfig, VirtConfig};
+use crate::config::{Aia, BuildError, NumaConfig, VirtConfig};
 use crate::empty_slot::EmptySlot;
 use crate::firmware_config;
 use crate::hart::{self, VirtHart};
+use crate::interrupts::{self, Controller, Imsics};
 use crate::memory_map as map;
 use crate::pci::{self, NoMsi};
 use crate::reset_vector::boot_rom;
@@ -13,14 +14,16 @@ use parking_lot::Mutex;
 use rhea_chardev::NullChardev;
 use rhea_chipset::htif::WORD_SIZE;
 use rhea_chipset::{Htif, SifiveTest};
-use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
+use rhea_device::{IrqLine, MsiSink, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
 use rhea_firmware_devices::{Flash, FwCfg};
-use rhea_interrupt::{Mswi, Plic, Sswi};
+use rhea_interrupt::aplic::aplic_size;
+use rhea_interrupt::imsic::IMSIC_PAGE;
+use rhea_interrupt::{Mswi, Sswi};
 use rhea_loader::Blob;
 use rhea_memory::{AddressSpace, MmioHandler, RamBlock, Region, Topology};
 use rhea_pci::PciBus;
-use rhea_riscv_state::InterruptLines;
 use rhea_riscv_state::platform::Lines;
+use rhea_riscv_state::{CpuModel, InterruptLines};
 use rhea_serial::Uart16550;
 use rhea_timer::{GoldfishRtc, Mtimer};
 use std::io;
@@ -49,6 +52,8 @@ pub struct VirtMachine {
     pub harts: Vec<VirtHart>,
     /// System memory, as harts and devices (DMA) see it.
     pub memory: Arc<AddressSpace>,
+    /// What each hart is: the model asked for, with what the board brings along ([`VirtConfig::cpu_model`]).
+    pub cpu: CpuModel,
     /// Virtual time.
     pub clock: Arc<VirtualClock>,
     /// Requests of the guest.
@@ -161,10 +166,11 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     }
     let media = boot::prepare(config)?;
     let mut board = Board::new(config, &media, clock)?;
-    let plic = board.interrupt_controller();
-    board.add_devices(&plic);
-    let virtio_slots = board.add_virtio_slots(&plic);
-    let pci = board.add_pci(&plic);
+    let imsics = board.imsics();
+    let controller = board.controller(imsics.as_ref());
+    board.add_devices(&controller);
+    let virtio_slots = board.add_virtio_slots(&controller);
+    let pci = board.add_pci(&controller, imsics.as_ref());
     board.add_flash()?;
     let memory = AddressSpace::new("system", board.system.clone());
     board.add_fw_cfg(&memory)?;
@@ -172,8 +178,7 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
         board.add_htif(words, &memory);
     }
     let mtimer = board.add_local_interrupts();
-    // Last: a reset of a device may change the level of its line.
-    board.register("plic", &plic);
+    board.register_controllers(&controller, imsics.as_ref());
     board.finish(media, memory, pci, virtio_slots, &mtimer)
 }
 
@@ -241,57 +246,100 @@ impl<'a> Board<'a> {
         self.lines.iter().map(|lines| hart::line(lines, which)).collect()
     }
 
-    /// The PLIC, with a context for machine mode and one for supervisor mode of each hart.
-    fn interrupt_controller(&self) -> Arc<Plic> {
-        let machine = self.hart_lines(Lines::MEIP);
-        let supervisor = self.hart_lines(Lines::SEIP);
-        let outputs = machine.into_iter().zip(supervisor).flat_map(<[IrqLine; 2]>::from).collect();
-        let plic = Plic::new(map::IRQS as usize, outputs);
-        self.map("plic", map::PLIC, map::PLIC_SIZE, plic.clone());
-        plic
+    /// The IMSICs, where there are some.
+    fn imsics(&mut self) -> Option<Imsics> {
+        if self.config.aia != Aia::AplicImsic {
+            return None;
+        }
+        let (machine, supervisor) = (self.hart_lines(Lines::MEIP), self.hart_lines(Lines::SEIP));
+        let imsics = Imsics::new(&self.lines, machine, supervisor);
+        for (base, files) in [(map::IMSIC_M, &imsics.machine), (map::IMSIC_S, &imsics.supervisor)] {
+            for (address, file) in (base..).step_by(IMSIC_PAGE as usize).zip(files) {
+                self.map("imsic", address, IMSIC_PAGE, file.clone());
+            }
+        }
+        Some(imsics)
     }
 
-    fn add_devices(&mut self, plic: &Arc<Plic>) {
+    /// The controller that devices' lines go to.
+    fn controller(&self, imsics: Option<&Imsics>) -> Controller {
+        let (machine, supervisor) = (self.hart_lines(Lines::MEIP), self.hart_lines(Lines::SEIP));
+        let controller = interrupts::controller(self.config.aia, imsics, machine, supervisor);
+        match &controller {
+            Controller::Plic(plic) => self.map("plic", map::PLIC, map::PLIC_SIZE, plic.clone()),
+            Controller::Aplic(aplic) => {
+                let size = aplic_size(self.lines.len() as u64);
+                self.map("aplic-machine", map::APLIC_M, size, aplic.machine_domain());
+                self.map("aplic-supervisor", map::APLIC_S, size, aplic.supervisor_domain());
+            }
+        }
+        controller
+    }
+
+    /// Registers the controllers, after all that drives them: a reset of a device may change the level of its line.
+    fn register_controllers(&mut self, controller: &Controller, imsics: Option<&Imsics>) {
+        match controller {
+            Controller::Plic(plic) => self.register("plic", plic),
+            Controller::Aplic(aplic) => self.register("aplic", aplic),
+        }
+        for (name, files) in
+            imsics.iter().flat_map(|i| [("machine", &i.machine), ("supervisor", &i.supervisor)])
+        {
+            for (hart, file) in files.iter().enumerate() {
+                self.register(&format!("hart{hart}/imsic-{name}"), file);
+            }
+        }
+    }
+
+    fn add_devices(&mut self, controller: &Controller) {
         let test = SifiveTest::new(self.power.clone());
         self.map("test", map::TEST, 0x1000, test);
-        let rtc = GoldfishRtc::new(&self.config.rtc, &self.clock, plic.input(map::RTC_IRQ));
+        let rtc = GoldfishRtc::new(&self.config.rtc, &self.clock, controller.input(map::RTC_IRQ));
         self.map("rtc", map::RTC, 0x1000, rtc.clone());
         self.register("rtc", &rtc);
         let backend = self.config.serial.clone().unwrap_or_else(|| Arc::new(NullChardev));
-        let uart = Uart16550::ungated(&self.clock, plic.input(map::UART_IRQ), backend);
+        let uart = Uart16550::ungated(&self.clock, controller.input(map::UART_IRQ), backend);
         self.map("serial", map::UART, map::UART_SIZE, uart.clone());
         self.register("serial0", &uart);
     }
 
-    fn add_virtio_slots(&self, plic: &Arc<Plic>) -> Vec<VirtioSlot> {
+    fn add_virtio_slots(&self, controller: &Controller) -> Vec<VirtioSlot> {
         let empty = Arc::new(EmptySlot);
         let slot = |index: u32| {
             let address = map::VIRTIO + u64::from(index) * map::VIRTIO_STRIDE;
             self.map("virtio-mmio", address, map::VIRTIO_STRIDE, empty.clone());
-            VirtioSlot { address, irq: plic.input(map::VIRTIO_IRQ + index), taken: false }
+            VirtioSlot { address, irq: controller.input(map::VIRTIO_IRQ + index), taken: false }
         };
         (0..map::VIRTIO_SLOTS as u32).map(slot).collect()
     }
 
     /// Software interrupts and machine timers.
     fn add_local_interrupts(&mut self) -> Arc<Mtimer> {
-        let mswi = Mswi::new(self.hart_lines(Lines::MSIP));
-        self.map("mswi", map::CLINT, rhea_interrupt::aclint::SWI_SIZE, mswi.clone());
-        self.register("mswi", &mswi);
+        let base = map::mtimer(self.config);
+        // Where the timer takes their place, software interrupts are messages.
+        if base != map::CLINT {
+            let mswi = Mswi::new(self.hart_lines(Lines::MSIP));
+            self.map("mswi", map::CLINT, rhea_interrupt::aclint::SWI_SIZE, mswi.clone());
+            self.register("mswi", &mswi);
+        }
         let mtimer = Mtimer::new(&self.clock, TIMEBASE, self.hart_lines(Lines::MTIP));
-        self.map("mtimer", map::MTIMER, rhea_timer::mtimer::MTIMER_SIZE, mtimer.clone());
+        self.map("mtimer", base, rhea_timer::mtimer::MTIMER_SIZE, mtimer.clone());
         self.register("mtimer", &mtimer);
-        if self.config.aclint {
+        if self.config.aclint && base != map::CLINT {
             let sswi = Sswi::new(self.lines.iter().map(hart::supervisor_software).collect());
             self.map("sswi", map::SSWI, rhea_interrupt::aclint::SWI_SIZE, sswi);
         }
         mtimer
     }
 
-    fn add_pci(&mut self, plic: &Arc<Plic>) -> Arc<PciBus> {
-        let lines = std::array::from_fn(|index| plic.input(map::PCI_IRQ + index as u32));
+    fn add_pci(&mut self, controller: &Controller, imsics: Option<&Imsics>) -> Arc<PciBus> {
+        let lines = std::array::from_fn(|index| controller.input(map::PCI_IRQ + index as u32));
         let window = map::pci_high_memory(self.config.cpu.config().xlen, self.config.ram_size);
-        let (bus, bridge) = pci::host(&self.topology, &self.system, lines, Arc::new(NoMsi), window);
+        let messages: Arc<dyn MsiSink> = match imsics {
+            Some(imsics) => imsics.messages.clone(),
+            None => Arc::new(NoMsi),
+        };
+        let (bus, bridge) = pci::host(&self.topology, &self.system, lines, messages, window);
         self.register("pci/00.0", &bridge);
         bus
     }
@@ -364,6 +412,7 @@ impl<'a> Board<'a> {
         let machine = VirtMachine {
             harts,
             memory,
+            cpu: self.config.cpu_model(),
             clock: self.clock,
             power: self.power,
             boot_format: media.format,

@@ -4,7 +4,7 @@ use crate::memory_map::FLASH_SIZE;
 use crate::topology::{HartTopology, TopologyError};
 use rhea_chardev::Chardev;
 use rhea_firmware_devices::{FlashStore, FwCfgItem};
-use rhea_riscv_state::CpuModel;
+use rhea_riscv_state::{CpuModel, Extension};
 use rhea_timer::RtcConfig;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +46,18 @@ pub struct LoaderRequest {
     pub file: PathBuf,
     /// Guest physical address of its first byte.
     pub addr: u64,
+}
+
+/// Which interrupt controllers (`aia=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aia {
+    /// A PLIC.
+    #[default]
+    None,
+    /// An APLIC that drives the harts' lines.
+    Aplic,
+    /// An APLIC that sends messages, and for each hart an IMSIC that takes them, from devices too.
+    AplicImsic,
 }
 
 /// What a flash bank starts with.
@@ -116,6 +128,10 @@ pub struct VirtConfig {
     /// The software interrupt devices and the timer are those of the ACLINT, with supervisor software interrupts
     /// (`aclint=on`), and not a CLINT.
     pub aclint: bool,
+    /// Interrupt controllers.
+    pub aia: Aia,
+    /// There are ACPI tables in the firmware configuration device, for firmware that wants them.
+    pub acpi: bool,
     /// Random bytes for the kernel; `None`: from the host, new ones at every reset.
     pub rng_seed: Option<[u8; 32]>,
     /// The two flash banks (`pflash0`, `pflash1`). With the first one, firmware goes on there instead of in a kernel, and
@@ -143,10 +159,22 @@ impl VirtConfig {
             serial: None,
             rtc: RtcConfig::default(),
             aclint: false,
+            aia: Aia::None,
+            acpi: true,
             rng_seed: None,
             flash: [None, None],
             fw_cfg: Vec::new(),
             loaders: Vec::new(),
+        }
+    }
+}
+
+impl VirtConfig {
+    /// What each hart is on this board: with IMSICs it has the extensions Smaia and Ssaia.
+    pub fn cpu_model(&self) -> CpuModel {
+        match self.aia {
+            Aia::AplicImsic => self.cpu.clone().with(Extension::Smaia).with(Extension::Ssaia),
+            Aia::None | Aia::Aplic => self.cpu.clone(),
         }
     }
 }

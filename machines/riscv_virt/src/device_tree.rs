@@ -3,9 +3,12 @@
 //! Source: Devicetree specification 0.4; bindings of the Linux kernel (riscv/cpus, riscv/extensions, cpu/cpu-topology,
 //! numa, and those of each device by its `compatible`).
 
+mod interrupts;
+
 use crate::TIMEBASE;
 use crate::config::{BuildError, NumaConfig, VirtConfig};
 use crate::memory_map as map;
+use interrupts::Phandles;
 use rhea_device_tree::Node;
 use rhea_firmware_devices::fw_cfg::MMIO_SIZE as FW_CFG_SIZE;
 use rhea_pci::SwizzledIntx;
@@ -16,38 +19,9 @@ pub(crate) const RNG_SEED: &str = "rng-seed";
 /// Path of the serial port.
 const SERIAL: &str = "/soc/serial@10000000";
 
-/// Interrupts of a hart, by their cause numbers.
-mod cause {
-    pub const SUPERVISOR_SOFTWARE: u32 = 1;
-    pub const MACHINE_SOFTWARE: u32 = 3;
-    pub const MACHINE_TIMER: u32 = 7;
-    pub const SUPERVISOR_EXTERNAL: u32 = 9;
-    pub const MACHINE_EXTERNAL: u32 = 11;
-}
-
-/// Phandles: two for each hart, then the devices that others refer to.
-struct Phandles {
-    harts: u32,
-}
-
-impl Phandles {
-    fn cpu(&self, hart: u32) -> u32 {
-        2 * hart + 1
-    }
-    fn intc(&self, hart: u32) -> u32 {
-        2 * hart + 2
-    }
-    fn plic(&self) -> u32 {
-        2 * self.harts + 1
-    }
-    fn test(&self) -> u32 {
-        2 * self.harts + 2
-    }
-}
-
 /// The board's own tree, without what is booted.
 pub(crate) fn board(config: &VirtConfig) -> Node {
-    let phandles = Phandles { harts: config.topology.harts };
+    let phandles = Phandles::new(config);
     let mut root = Node::new("");
     root.cell("#address-cells", 2).cell("#size-cells", 2);
     root.text("compatible", "riscv-virtio").text("model", "riscv-virtio,qemu");
@@ -129,7 +103,7 @@ fn cpus(config: &VirtConfig, phandles: &Phandles) -> Node {
 }
 
 fn cpu(config: &VirtConfig, phandles: &Phandles, hart: u32) -> Node {
-    let model = &config.cpu;
+    let model = config.cpu_model();
     let (extensions, settings) = (model.extensions(), model.config());
     let mut cpu = Node::new(format!("cpu@{hart:x}"));
     cpu.cell("phandle", phandles.cpu(hart)).text("device_type", "cpu").cell("reg", hart);
@@ -159,19 +133,19 @@ fn cpu(config: &VirtConfig, phandles: &Phandles, hart: u32) -> Node {
 fn soc(config: &VirtConfig, phandles: &Phandles) -> Node {
     let mut soc = Node::new("soc");
     soc.cell("#address-cells", 2).cell("#size-cells", 2).text("compatible", "simple-bus").flag("ranges");
-    add_local_interrupts(&mut soc, config, phandles);
-    soc.push(plic(phandles));
+    interrupts::add_local(&mut soc, config, phandles);
+    interrupts::add_controllers(&mut soc, phandles);
     let mut test = device("test", map::TEST, 0x1000, &[]);
     test.texts("compatible", ["sifive,test1", "sifive,test0", "syscon"]).cell("phandle", phandles.test());
     soc.push(test);
-    soc.push(with_irq(device("rtc", map::RTC, 0x1000, &["google,goldfish-rtc"]), map::RTC_IRQ, phandles));
+    soc.push(phandles.with_irq(device("rtc", map::RTC, 0x1000, &["google,goldfish-rtc"]), map::RTC_IRQ));
     let mut uart = device("serial", map::UART, map::UART_SIZE, &["ns16550a"]);
     uart.cell("clock-frequency", 3_686_400);
-    soc.push(with_irq(uart, map::UART_IRQ, phandles));
+    soc.push(phandles.with_irq(uart, map::UART_IRQ));
     for slot in 0..map::VIRTIO_SLOTS as u32 {
         let address = map::VIRTIO + u64::from(slot) * map::VIRTIO_STRIDE;
         let node = device("virtio_mmio", address, map::VIRTIO_STRIDE, &["virtio,mmio"]);
-        soc.push(with_irq(node, map::VIRTIO_IRQ + slot, phandles));
+        soc.push(phandles.with_irq(node, map::VIRTIO_IRQ + slot));
     }
     soc.push(pci(config, phandles));
     soc
@@ -204,10 +178,14 @@ fn pci(config: &VirtConfig, phandles: &Phandles) -> Node {
     for device in 0..4u8 {
         for pin in 1..=4u8 {
             let irq = map::PCI_IRQ + SwizzledIntx::index(device, pin) as u32;
-            interrupts.extend([u32::from(device) << 11, 0, 0, pin.into(), phandles.plic(), irq]);
+            interrupts.extend([u32::from(device) << 11, 0, 0, pin.into(), phandles.controller()]);
+            interrupts.extend(phandles.specifier(irq));
         }
     }
     pci.cells("interrupt-map", interrupts);
+    if let Some(messages) = phandles.messages() {
+        pci.cell("msi-parent", messages);
+    }
     pci
 }
 
@@ -219,52 +197,6 @@ fn device(name: &str, address: u64, size: u64, compatible: &[&str]) -> Node {
     }
     node.reg([(address, size)]);
     node
-}
-
-fn with_irq(mut node: Node, irq: u32, phandles: &Phandles) -> Node {
-    node.cell("interrupt-parent", phandles.plic()).cell("interrupts", irq);
-    node
-}
-
-/// `interrupts-extended` over all harts with the causes given.
-fn to_harts(node: &mut Node, phandles: &Phandles, causes: &[u32]) {
-    let cells = (0..phandles.harts)
-        .flat_map(|hart| causes.iter().flat_map(move |cause| [2 * hart + 2, *cause]))
-        .collect::<Vec<_>>();
-    node.cells("interrupts-extended", cells);
-}
-
-/// The CLINT, or the devices of the ACLINT at the same place.
-fn add_local_interrupts(soc: &mut Node, config: &VirtConfig, phandles: &Phandles) {
-    if !config.aclint {
-        let mut clint = device("clint", map::CLINT, map::CLINT_SIZE, &["sifive,clint0", "riscv,clint0"]);
-        to_harts(&mut clint, phandles, &[cause::MACHINE_SOFTWARE, cause::MACHINE_TIMER]);
-        soc.push(clint);
-        return;
-    }
-    let swi = |name: &str, address: u64, compatible: &str, cause: u32| {
-        let mut node = device(name, address, rhea_interrupt::aclint::SWI_SIZE, &[compatible]);
-        node.flag("interrupt-controller").cell("#interrupt-cells", 0);
-        to_harts(&mut node, phandles, &[cause]);
-        node
-    };
-    soc.push(swi("mswi", map::CLINT, "riscv,aclint-mswi", cause::MACHINE_SOFTWARE));
-    soc.push(swi("sswi", map::SSWI, "riscv,aclint-sswi", cause::SUPERVISOR_SOFTWARE));
-    let time = map::MTIMER + rhea_timer::mtimer::MTIME;
-    let mut timer = Node::new(format!("mtimer@{:x}", map::MTIMER));
-    timer.text("compatible", "riscv,aclint-mtimer");
-    // mtime has the rest of the window.
-    timer.reg([(time, map::CLINT + map::CLINT_SIZE - time), (map::MTIMER, rhea_timer::mtimer::MTIME)]);
-    to_harts(&mut timer, phandles, &[cause::MACHINE_TIMER]);
-    soc.push(timer);
-}
-
-fn plic(phandles: &Phandles) -> Node {
-    let mut plic = device("plic", map::PLIC, map::PLIC_SIZE, &["sifive,plic-1.0.0", "riscv,plic0"]);
-    plic.cell("phandle", phandles.plic()).flag("interrupt-controller");
-    plic.cell("#interrupt-cells", 1).cell("#address-cells", 0).cell("riscv,ndev", map::IRQS);
-    to_harts(&mut plic, phandles, &[cause::MACHINE_EXTERNAL, cause::SUPERVISOR_EXTERNAL]);
-    plic
 }
 
 /// The tree that a file holds.

@@ -32,6 +32,9 @@ pub(crate) fn contents(config: &VirtConfig) -> Result<FwCfgContents, BuildError>
             contents.bytes(key::CMDLINE_DATA, line);
         }
     }
+    if config.acpi {
+        crate::acpi::add_files(&mut contents, config)?;
+    }
     for (name, item) in &config.fw_cfg {
         contents.file(name, item.clone())?;
     }

@@ -5,6 +5,7 @@
 //! what is to be booted. It knows nothing of how the harts run: a [`VirtHart`] is what one of them is connected to, and
 //! [`VirtMachine::power`] is where the guest's requests come out. `README.md` tells how it is used.
 
+mod acpi;
 mod board;
 mod boot;
 mod config;
@@ -12,13 +13,14 @@ mod device_tree;
 mod empty_slot;
 mod firmware_config;
 mod hart;
+mod interrupts;
 mod memory_map;
 mod pci;
 mod reset_vector;
 mod topology;
 
 pub use board::{SavedUnit, VirtMachine, VirtioSlot, build};
-pub use config::{BuildError, Firmware, FlashConfig, LoaderRequest, NumaConfig, NumaNode, VirtConfig};
+pub use config::{Aia, BuildError, Firmware, FlashConfig, LoaderRequest, NumaConfig, NumaNode, VirtConfig};
 pub use hart::VirtHart;
 pub use memory_map::{DRAM, RESET_VECTOR, VIRTIO_SLOTS};
 pub use rhea_device::{PowerControl, PowerRequest, VirtualClock};

@@ -2,6 +2,8 @@
 //!
 //! Source: QEMU documentation, "'virt' Generic Virtual Platform" (RISC-V), and the device tree that it dumps.
 
+use crate::config::{Aia, VirtConfig};
+
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
@@ -15,6 +17,12 @@ pub const RTC: u64 = 0x10_1000;
 pub const CLINT: u64 = 0x200_0000;
 pub const CLINT_SIZE: u64 = 0x1_0000;
 pub const MTIMER: u64 = 0x200_4000;
+/// Domains of the APLIC, for machine level and supervisor level.
+pub const APLIC_M: u64 = 0xc00_0000;
+pub const APLIC_S: u64 = 0xd00_0000;
+/// Interrupt files, a page for each hart.
+pub const IMSIC_M: u64 = 0x2400_0000;
+pub const IMSIC_S: u64 = 0x2800_0000;
 pub const SSWI: u64 = 0x2f0_0000;
 pub const PLIC: u64 = 0xc00_0000;
 /// Size that the PLIC has in the device tree: registers for the contexts of 512 harts.
@@ -50,6 +58,8 @@ pub const RTC_IRQ: u32 = 11;
 pub const PCI_IRQ: u32 = 32;
 /// Highest interrupt number.
 pub const IRQS: u32 = 95;
+/// Highest source of the APLIC.
+pub const APLIC_SOURCES: u32 = 96;
 
 /// Least RAM, in bytes: firmware and its device tree.
 pub const RAM_LEAST: u64 = 8 * MIB;
@@ -65,4 +75,9 @@ pub const REACHABLE_END: u64 = 0xc000_0000;
 /// Start and size of the window for PCI memory above RAM.
 pub fn pci_high_memory(xlen: u32, ram_size: u64) -> (u64, u64) {
     if xlen == 32 { (12 * GIB, 4 * GIB) } else { ((DRAM + ram_size).next_multiple_of(16 * GIB), 16 * GIB) }
+}
+
+/// Where the machine timer is: behind the software interrupts, or, where messages serve for these, in their place.
+pub fn mtimer(config: &VirtConfig) -> u64 {
+    if config.aclint && config.aia == Aia::AplicImsic { CLINT } else { MTIMER }
 }

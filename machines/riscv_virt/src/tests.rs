@@ -252,12 +252,25 @@ fn firmware_in_flash_starts_the_kernel_itself() {
     };
     assert_eq!((item(0x08, 4), item(0x11, 8)), (8, u64::from_le_bytes(*b"kernel!!")));
     assert_eq!((item(0x14, 4), item(0x15, 4)), (6, u64::from(u32::from_le_bytes(*b"quie"))));
-    assert_eq!(item(0x19, 4), 1 << 24, "one file");
+    assert_eq!(item(0x19, 4), 4 << 24, "the file and those of the ACPI tables");
     let short = FlashConfig { contents: vec![0; 100], store: None, read_only: true };
     let mut config = VirtConfig::new(64 * MIB);
     config.firmware = Firmware::None;
     config.flash[0] = Some(short);
     assert!(matches!(build(&config, clock()), Err(BuildError::FlashSize { size: 100 })));
+}
+
+#[test]
+fn the_acpi_tables_are_there_for_each_interrupt_controller() {
+    for aia in [Aia::None, Aia::Aplic, Aia::AplicImsic] {
+        let m = machine(|c| c.aia = aia);
+        // Sorted by name: the RSDP is the first file.
+        m.memory.write(map::FW_CFG + 8, 2, u64::from(0x20u16.swap_bytes()));
+        assert_eq!(m.memory.read(map::FW_CFG, 8), u64::from_le_bytes(*b"RSD PTR "), "{aia:?}");
+    }
+    let m = machine(|c| c.acpi = false);
+    m.memory.write(map::FW_CFG + 8, 2, u64::from(0x19u16.swap_bytes()));
+    assert_eq!(m.memory.read(map::FW_CFG, 4), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use rhea_device::{ClockSource, VirtualClock};
 use rhea_device_tree::Node;
 use rhea_riscv_state::CpuModel;
-use rhea_riscv_virt::{Firmware, HartTopology, NumaConfig, NumaNode, VirtConfig, build};
+use rhea_riscv_virt::{Aia, Firmware, HartTopology, NumaConfig, NumaNode, VirtConfig, build};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -128,4 +128,22 @@ fn numa() {
         config.numa = Some(NumaConfig { nodes: vec![node(0), node(1)], distances });
     });
     check(&ours, &theirs);
+}
+
+#[test]
+fn advanced_interrupts() {
+    for (option, aia, aclint) in [
+        ("virt,aia=aplic", Aia::Aplic, false),
+        ("virt,aia=aplic-imsic", Aia::AplicImsic, false),
+        ("virt,aia=aplic-imsic,aclint=on", Aia::AplicImsic, true),
+    ] {
+        let Some(theirs) = peer("qemu-system-riscv64", &["-M", option, "-m", "512", "-smp", "2"]) else {
+            return;
+        };
+        let ours = ours(|config| {
+            (config.aia, config.aclint) = (aia, aclint);
+            config.topology = HartTopology::flat(2);
+        });
+        check(&ours, &theirs);
+    }
 }

@@ -12,7 +12,9 @@ use rhea_engine::code::EngineConfig;
 use rhea_options::{FromOptions, options};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::model::{list_extensions, list_models};
-use rhea_riscv_virt::{Firmware, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine};
+use rhea_riscv_virt::{
+    Aia, Firmware, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine,
+};
 use rhea_virtio::VirtioMmio;
 
 use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec, VirtioPart};
@@ -24,6 +26,8 @@ options! {
     pub struct VirtOptions {
         /// software interrupts by the ACLINT's devices, and a window of each kind (off)
         "aclint" => aclint: Option<bool>,
+        /// interrupt controllers: none (a PLIC), aplic, or aplic-imsic (none)
+        "aia" => aia: Option<String>,
         /// write the device tree to this file and end
         "dumpdtb" => dumpdtb: Option<PathBuf>,
     }
@@ -115,7 +119,7 @@ fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Resul
         std::fs::write(path, machine.device_tree()).with_context(|| format!("dumpdtb={}", path.display()))?;
         return Ok(Built::Said(format!("device tree written to {}\n", path.display())));
     }
-    let vcpus = vcpus(config, model, &machine, engine)?;
+    let vcpus = vcpus(config, &machine, engine)?;
     Ok(Built::Machine { board: Box::new(machine), vcpus: vcpus.group })
 }
 
@@ -175,6 +179,12 @@ fn virt_config(
         RtcClock::Vm => rhea_riscv_virt::RtcClock::Virtual,
     };
     virt.aclint = options.aclint.unwrap_or(false);
+    virt.aia = match options.aia.as_deref() {
+        None | Some("none") => Aia::None,
+        Some("aplic") => Aia::Aplic,
+        Some("aplic-imsic") => Aia::AplicImsic,
+        Some(other) => bail!("aia={other}: it is none, aplic or aplic-imsic"),
+    };
     virt.loaders =
         config.loaders.iter().map(|l| LoaderRequest { file: l.file.clone(), addr: l.addr }).collect();
     Ok(virt)
@@ -187,16 +197,11 @@ fn topology(t: Topology) -> anyhow::Result<HartTopology> {
     Ok(HartTopology { harts: t.cpus, sockets: t.sockets, clusters: 1, cores: t.cores, threads: t.threads })
 }
 
-fn vcpus(
-    config: &SystemConfig,
-    model: &CpuModel,
-    machine: &VirtMachine,
-    engine: EngineConfig,
-) -> anyhow::Result<Vcpus> {
+fn vcpus(config: &SystemConfig, machine: &VirtMachine, engine: EngineConfig) -> anyhow::Result<Vcpus> {
     let clock = machine.clock.clone();
     let settings = RiscvSettings {
         name: config.target.name,
-        model: Arc::new(model.clone()),
+        model: Arc::new(machine.cpu.clone()),
         engine,
         clock: Arc::new(move || clock.now()),
         reset_vector: rhea_riscv_virt::RESET_VECTOR,

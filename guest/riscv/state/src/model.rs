@@ -158,6 +158,14 @@ impl CpuModel {
             .ok_or_else(|| ModelError::UnknownModel(name.into()))
     }
 
+    /// The model with an extension that a board brings along, such as the advanced interrupt architecture.
+    #[must_use]
+    pub fn with(mut self, extension: Extension) -> Self {
+        self.config.extensions.set(extension, true);
+        self.fill_groups();
+        self
+    }
+
     /// Parses a whole `-cpu` argument: a model, then `extension=on|off` (`true`, `false` and so on; `+x` and `-x` too)
     /// and the properties `vlen`, `elen`, `vext_spec`, `priv_spec`, `sv32`, `sv39`, `sv48`, `sv57`, `mmu`, `pmp`,
     /// `num-pmp-regions`, `pmu-mask`, `cbom_blocksize`, `cbop_blocksize`, `cboz_blocksize`, `mvendorid`, `marchid` and

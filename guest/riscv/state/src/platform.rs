@@ -1,7 +1,7 @@
 //! What a board drives a hart with: interrupt lines, from any thread.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bitflags::bitflags;
 
@@ -38,6 +38,18 @@ pub trait HartTimer: Send + Sync {
     fn arm(&self, at: Option<u64>);
 }
 
+/// An interrupt file of the hart's incoming-MSI controller (advanced interrupt architecture, chapter 3), as its CSRs reach it.
+pub trait InterruptFile: Send + Sync {
+    /// The identity that would be claimed; 0 if there is none.
+    fn top(&self) -> u32;
+    /// Clears the pending bit of an identity.
+    fn claim(&self, identity: u32);
+    /// Reads 32 bits of a register by its number, 70h to FFh; 0 where there is none.
+    fn read(&self, select: u32) -> u32;
+    /// Writes 32 bits of a register; of a bit map, only the bits in which `old`, what was read before, and `new` differ.
+    fn write(&self, select: u32, old: u32, new: u32);
+}
+
 /// The interrupt lines of one hart. The board's devices set levels from any thread; the hart reads them between units.
 #[derive(Default)]
 pub struct InterruptLines {
@@ -45,6 +57,8 @@ pub struct InterruptLines {
     /// Edges that the hart has not taken over yet, by their bits in mip.
     edges: AtomicU64,
     wake: OnceLock<Wake>,
+    /// Interrupt files: machine level and supervisor level.
+    files: OnceLock<[Arc<dyn InterruptFile>; 2]>,
 }
 
 impl std::fmt::Debug for InterruptLines {
@@ -62,6 +76,17 @@ impl InterruptLines {
     /// Connects the vCPU. False: there is one already, and it stays.
     pub fn connect(&self, wake: Wake) -> bool {
         self.wake.set(wake).is_ok()
+    }
+
+    /// Gives the hart interrupt files, for machine level and supervisor level. False: it has some already, and they stay.
+    pub fn connect_files(&self, machine: Arc<dyn InterruptFile>, supervisor: Arc<dyn InterruptFile>) -> bool {
+        self.files.set([machine, supervisor]).is_ok()
+    }
+
+    /// An interrupt file, where the hart has them.
+    pub fn file(&self, machine: bool) -> Option<&dyn InterruptFile> {
+        let [m, s] = self.files.get()?;
+        Some(if machine { m.as_ref() } else { s.as_ref() })
     }
 
     /// Sets lines high or low. Whoever raises one that was low wakes the hart, after the level can be seen.
@@ -112,7 +137,6 @@ impl InterruptLines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
 
     #[test]

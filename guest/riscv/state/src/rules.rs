@@ -52,6 +52,8 @@ pub(crate) const NEEDS: &[(Extension, Extension)] = &[
     (X::Zihpm, X::Zicntr),
     (X::Zkr, X::Zicsr),
     (X::Zic64b, X::Zicbom),
+    (X::Smaia, X::Zicsr),
+    (X::Ssaia, X::S),
     (X::Sstc, X::S),
     (X::Sscofpmf, X::S),
     (X::Sscofpmf, X::Zihpm),

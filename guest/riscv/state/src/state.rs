@@ -200,6 +200,9 @@ pub struct MachineCsrs {
     pub menvcfg: u64,
     pub mseccfg: u64,
     pub mstateen: [u64; 4],
+    pub miselect: u64,
+    /// What reading mtopei, stopei, mireg and sireg gave last: a write by the same instruction refers to it.
+    pub aia_read: [u64; 4],
 }
 
 /// Registers of supervisor mode that are no views.
@@ -217,6 +220,7 @@ pub struct SupervisorCsrs {
     pub senvcfg: u64,
     pub stimecmp: u64,
     pub sstateen: [u64; 4],
+    pub siselect: u64,
 }
 
 /// Physical memory protection.

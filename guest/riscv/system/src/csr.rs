@@ -165,7 +165,14 @@ pub fn peek(st: &mut RiscvState, bus: &mut dyn SystemBus, csr: u16) -> Option<u6
 /// Writes a register whatever the privilege, for a debugger; nothing if that cannot be.
 pub fn poke(st: &mut RiscvState, bus: &mut dyn SystemBus, csr: u16, value: u64) -> Option<Effects> {
     let (row, index) = find(&st.config, csr)?;
-    (csr >> 10 != 3).then(|| write_row(row, index, st, bus, value))
+    if csr >> 10 == 3 {
+        return None;
+    }
+    // Some registers change relative to what was read, as an instruction that writes has always read.
+    if csr != number::SEED {
+        read_row(row, index, st, bus);
+    }
+    Some(write_row(row, index, st, bus, value))
 }
 
 /// Names and numbers of the registers that a hart has.

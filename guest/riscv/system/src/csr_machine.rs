@@ -14,7 +14,7 @@ use crate::pmp;
 
 type Bus<'a> = &'a mut dyn SystemBus;
 
-const INTERRUPTS: Effects = Effects { interrupts: true, ..NOTHING };
+pub(crate) const INTERRUPTS: Effects = Effects { interrupts: true, ..NOTHING };
 const FLUSH: Effects = Effects { flush: Some(TlbScope::All), ..NOTHING };
 
 /// Mseccfg.USEED and SSEED (Zkr).
@@ -271,7 +271,8 @@ pub(crate) fn legal_mseccfg(st: &RiscvState) -> u64 {
 
 /// The bits of mstateen0; the others have SE alone, which their write sees to.
 pub(crate) fn legal_mstateen(st: &RiscvState) -> u64 {
-    if st.has(X::S) { STATEEN_SE | STATEEN_ENVCFG } else { 0 }
+    let aia = if st.has(X::Ssaia) { crate::csr_aia::STATEEN } else { 0 };
+    if st.has(X::S) { STATEEN_SE | STATEEN_ENVCFG | aia } else { 0 }
 }
 
 pub(crate) fn read_mstateen(st: &mut RiscvState, _: Bus<'_>, index: u16) -> u64 {

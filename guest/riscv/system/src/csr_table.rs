@@ -6,6 +6,7 @@ use rhea_riscv_state::extension::Extension as X;
 use rhea_riscv_state::state::{HartConfig, Privilege, mstatus};
 
 use crate::csr::{Allowed, Row, Store};
+use crate::csr_aia as a;
 use crate::csr_machine as m;
 use crate::csr_user as u;
 use crate::{counters, interrupt};
@@ -61,6 +62,18 @@ fn sscofpmf(c: &HartConfig, _: u16) -> bool {
 }
 fn sscofpmf32(c: &HartConfig, _: u16) -> bool {
     c.has(X::Sscofpmf) && c.xlen == 32
+}
+fn smaia(c: &HartConfig, _: u16) -> bool {
+    c.has(X::Smaia)
+}
+fn smaia32(c: &HartConfig, _: u16) -> bool {
+    c.has(X::Smaia) && c.xlen == 32
+}
+fn ssaia(c: &HartConfig, _: u16) -> bool {
+    c.has(X::Ssaia)
+}
+fn ssaia32(c: &HartConfig, _: u16) -> bool {
+    c.has(X::Ssaia) && c.xlen == 32
 }
 fn zicntr(c: &HartConfig, _: u16) -> bool {
     c.has(X::Zicntr)
@@ -201,6 +214,12 @@ pub(crate) static TABLE: &[Row] = &[
     row(n::SCAUSE, "scause", has_s, free, Plain(|st| &mut st.s.scause), all),
     row(n::STVAL, "stval", has_s, free, Plain(|st| &mut st.s.stval), all),
     row(n::SIP, "sip", has_s, free, Special(m::read_sip, m::write_sip), m::legal_sip),
+    row(n::SISELECT, "siselect", ssaia, a::select_enabled, Plain(|st| &mut st.s.siselect), bits::<{ a::SELECT }>),
+    row(n::SIREG, "sireg", ssaia, a::supervisor_register, Special(a::read_sireg, a::write_sireg), all),
+    row(n::STOPEI, "stopei", ssaia, a::file_enabled, Special(a::read_stopei, a::write_stopei), all),
+    row(n::STOPI, "stopi", ssaia, a::top_enabled, Fixed(|st, bus, _| a::read_topi(st, bus, false)), none),
+    row(n::SIEH, "sieh", ssaia32, free, Fixed(|_, _, _| 0), none),
+    row(n::SIPH, "siph", ssaia32, free, Fixed(|_, _, _| 0), none),
     row(n::STIMECMP, "stimecmp", sstc, timer_enabled, Special(|st, _, _| st.s.stimecmp, m::write_stimecmp), all),
     row(n::STIMECMPH, "stimecmph", sstc32, timer_enabled, Special(|st, _, _| st.s.stimecmp >> 32, m::write_stimecmph), all),
     row(n::SATP, "satp", has_s, no_tvm, Special(|st, _, _| st.s.satp, m::write_satp), all),
@@ -231,6 +250,17 @@ pub(crate) static TABLE: &[Row] = &[
     row(n::MCAUSE, "mcause", always, free, Plain(|st| &mut st.m.mcause), all),
     row(n::MTVAL, "mtval", always, free, Plain(|st| &mut st.m.mtval), all),
     row(n::MIP, "mip", always, free, Special(m::read_mip, m::write_mip), m::legal_mip),
+    row(n::MVIEN, "mvien", smaia, free, Fixed(|_, _, _| 0), none),
+    row(n::MVIP, "mvip", smaia, free, Special(a::read_mvip, a::write_mvip), a::legal_mvip),
+    row(n::MISELECT, "miselect", smaia, free, Plain(|st| &mut st.m.miselect), bits::<{ a::SELECT }>),
+    row(n::MIREG, "mireg", smaia, a::machine_register, Special(a::read_mireg, a::write_mireg), all),
+    row(n::MTOPEI, "mtopei", smaia, free, Special(a::read_mtopei, a::write_mtopei), all),
+    row(n::MTOPI, "mtopi", smaia, free, Fixed(|st, bus, _| a::read_topi(st, bus, true)), none),
+    row(n::MIDELEGH, "midelegh", smaia32, free, Fixed(|_, _, _| 0), none),
+    row(n::MIEH, "mieh", smaia32, free, Fixed(|_, _, _| 0), none),
+    row(n::MVIENH, "mvienh", smaia32, free, Fixed(|_, _, _| 0), none),
+    row(n::MVIPH, "mviph", smaia32, free, Fixed(|_, _, _| 0), none),
+    row(n::MIPH, "miph", smaia32, free, Fixed(|_, _, _| 0), none),
     run(n::PMPCFG0, 16, "pmpcfg#", 0, pmpcfg, free, Special(m::read_pmpcfg, m::write_pmpcfg), all),
     run(n::PMPADDR0, 64, "pmpaddr#", 0, pmpaddr, free, Special(m::read_pmpaddr, m::write_pmpaddr), pmp_address),
     run(n::MHPMEVENT3H, 29, "mhpmevent#h", 3, sscofpmf32, free, Special(|st, bus, i| u::read_event(st, bus, i) >> 32, u::write_eventh), |st| counters::legal_event(st) >> 32),

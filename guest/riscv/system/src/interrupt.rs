@@ -84,6 +84,14 @@ pub fn deliverable(st: &RiscvState, bus: &mut dyn SystemBus) -> Option<u32> {
         .find_map(|set| PRIORITY.into_iter().find(|number| set >> number & 1 != 0))
 }
 
+/// The interrupt that waits for machine mode or for supervisor mode and is first in priority, whether it can be taken or
+/// not (advanced interrupt architecture, mtopi and stopi).
+pub(crate) fn top(st: &RiscvState, bus: &mut dyn SystemBus, machine: bool) -> Option<u32> {
+    let delegated = if machine { !st.m.mideleg } else { st.m.mideleg };
+    let waiting = pending_of(st, bus, st.m.mie & delegated);
+    PRIORITY.into_iter().find(|number| waiting >> number & 1 != 0)
+}
+
 /// Takes the interrupt that is due, if any. True: `pc` is its handler's.
 pub fn poll(st: &mut RiscvState, bus: &mut dyn SystemBus) -> bool {
     take_edges(st, bus);

@@ -21,6 +21,7 @@
 pub mod bus;
 pub mod counters;
 pub mod csr;
+mod csr_aia;
 mod csr_machine;
 mod csr_table;
 mod csr_user;

@@ -98,7 +98,7 @@ impl Machine {
         let time = clock.clone();
         let settings = RiscvSettings {
             name: if config.cpu.config().xlen == 32 { "riscv32" } else { "riscv64" },
-            model: Arc::new(config.cpu.clone()),
+            model: Arc::new(machine.cpu.clone()),
             engine: Default::default(),
             clock: Arc::new(move || time.now()),
             reset_vector: RESET_VECTOR,

@@ -4,7 +4,7 @@ mod machine;
 
 use machine::{Machine, TempFile, installed};
 use rhea_riscv_state::CpuModel;
-use rhea_riscv_virt::{Firmware, FlashConfig, HartTopology, PowerRequest, VirtConfig};
+use rhea_riscv_virt::{Aia, Firmware, FlashConfig, HartTopology, PowerRequest, VirtConfig};
 
 /// addi rd, x0, value
 fn li(rd: u32, value: u32) -> u32 {
@@ -82,6 +82,33 @@ fn a_kernel_in_flash_is_entered_by_opensbi() {
     let (request, text) = machine.request();
     assert_eq!(request, PowerRequest::Shutdown, "{text}");
     assert!(text.contains("Kernel"), "{text}");
+}
+
+/// What OpenSBI finds as interrupt device on a board.
+fn opensbi_facts(change: impl FnOnce(&mut VirtConfig)) -> Option<String> {
+    let kernel = TempFile::new(&kernel(0));
+    let mut config = VirtConfig::new(128 << 20);
+    config.topology = HartTopology::flat(2);
+    config.kernel = Some(kernel.0.clone());
+    change(&mut config);
+    let (request, text) = Machine::start(config)?.request();
+    assert_eq!(request, PowerRequest::Shutdown, "{text}");
+    Some(text)
+}
+
+#[test]
+fn opensbi_sends_interrupts_by_messages() {
+    for aclint in [false, true] {
+        let Some(text) = opensbi_facts(|c| (c.aia, c.aclint) = (Aia::AplicImsic, aclint)) else { return };
+        assert!(text.contains("Platform IPI Device       : aia-imsic"), "{text}");
+        assert!(text.contains("smaia") && text.contains("Kernel"), "{text}");
+    }
+}
+
+#[test]
+fn opensbi_takes_an_aplic_without_messages() {
+    let Some(text) = opensbi_facts(|c| c.aia = Aia::Aplic) else { return };
+    assert!(text.contains("Platform IPI Device       : aclint-mswi"), "{text}");
 }
 
 /// U-Boot comes to its prompt, finds the PCI host and the flash banks, and powers off.
