@@ -19,7 +19,7 @@ pub struct RiscvWiring {
     pub memory: Arc<AddressSpace>,
     /// Its interrupt lines; raising one wakes it from now on.
     pub lines: Arc<InterruptLines>,
-    /// Its supervisor timer.
+    /// mtime, and its supervisor timer.
     pub timer: Arc<dyn HartTimer>,
 }
 
@@ -33,8 +33,6 @@ pub struct RiscvSettings {
     pub engine: EngineConfig,
     /// Virtual time in nanoseconds.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Frequency of mtime in Hz.
-    pub timebase: u64,
     /// Where harts start after a reset.
     pub reset_vector: u64,
 }
@@ -56,15 +54,13 @@ pub fn create(settings: RiscvSettings, wiring: Vec<RiscvWiring>) -> Result<Vcpus
             reset_vector: settings.reset_vector,
             lines: w.lines,
             timer: w.timer,
-            clock: settings.clock.clone(),
-            timebase: settings.timebase,
             random_seed: seed.hash_one(w.hart_id),
         });
         let state = settings.model.reset_state(w.hart_id, settings.reset_vector);
         Seed { state, data: Box::new(data), memory: w.memory, io: io.clone() }
     });
     let seeds = seeds.collect();
-    let (engine, clock) = (settings.engine, settings.clock.clone());
+    let (engine, clock) = (settings.engine, settings.clock);
     let vcpus = create_vcpus(Settings { guest, engine, clock, reset: Arc::new(RiscvGuest::reset) }, seeds)?;
     for (lines, handle) in lines.iter().zip(&vcpus.handles) {
         let handle = handle.clone();

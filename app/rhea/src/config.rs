@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
-use rhea_options::{OptionValue, option_enum};
+use rhea_block::OpenFlags;
+use rhea_options::{OptionValue, Options, option_enum};
+use rhea_pci::PciAddress;
+use rhea_virtio::{BlkConfig, MmioVersion};
 
 use crate::targets::{CpuConfig, MachineConfig, Target};
 
@@ -148,6 +151,76 @@ pub struct LoaderConfig {
     pub file: PathBuf,
     /// Its guest physical address.
     pub addr: u64,
+}
+
+/// A disk image given with `-drive`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriveConfig {
+    /// Its id, which devices name.
+    pub id: String,
+    /// The image; if absent, `options` tell all.
+    pub file: Option<String>,
+    /// Flags beside those in `options`.
+    pub flags: OpenFlags,
+    /// What is written goes to a temporary file.
+    pub snapshot: bool,
+    /// Devices start in write-through mode.
+    pub writethrough: bool,
+    /// Options of the node.
+    pub options: Options,
+}
+
+/// The disks of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DisksConfig {
+    /// `-object`s of the block layer, as they were given.
+    pub objects: Vec<String>,
+    /// `-blockdev`.
+    pub blockdevs: Vec<Options>,
+    /// `-drive`.
+    pub drives: Vec<DriveConfig>,
+}
+
+/// Where a virtio device is plugged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VirtioPlace {
+    /// On the PCI bus: at this address, or wherever there is room.
+    Pci(Option<PciAddress>),
+    /// In the next free slot in memory, with registers of this version.
+    Mmio(MmioVersion),
+}
+
+/// A virtio block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtioBlkConfig {
+    /// The id of a `-drive` or the name of a node.
+    pub drive: String,
+    /// Request queues; `None`: one for each processor on PCI, else one.
+    pub queues: Option<u16>,
+    /// Whether it starts in write-back mode; `None`: as the drive says.
+    pub write_cache: Option<bool>,
+    /// The rest.
+    pub device: BlkConfig,
+}
+
+/// Which virtio device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VirtioKind {
+    /// A disk.
+    Blk(Box<VirtioBlkConfig>),
+}
+
+/// A virtio device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtioConfig {
+    /// What it was called on the command line.
+    pub driver: String,
+    /// Its id.
+    pub id: Option<String>,
+    /// Where it goes.
+    pub place: VirtioPlace,
+    /// What it is.
+    pub kind: VirtioKind,
 }
 
 option_enum! {
@@ -337,6 +410,10 @@ pub struct SystemConfig {
     pub debugcon: Option<DebugconConfig>,
     /// `-device loader`.
     pub loaders: Vec<LoaderConfig>,
+    /// `-drive`, `-blockdev`.
+    pub disks: DisksConfig,
+    /// `-device virtio-…` and `-drive if=virtio`.
+    pub virtio: Vec<VirtioConfig>,
     /// `-rtc`.
     pub rtc: RtcConfig,
     /// `-icount`.

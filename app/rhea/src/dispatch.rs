@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::command_line::{self, Outcome};
 use crate::machine_run;
-use crate::targets::{Target, x86};
+use crate::targets::{Target, riscv, x86};
 
 /// A front end with the name of the program it stands for.
 struct FrontEnd {
@@ -40,6 +40,18 @@ const FRONT_ENDS: &[FrontEnd] = &[
         word: "system-i386",
         what: What::System(&x86::I386),
         about: "emulate a PC with 32-bit x86 processors",
+    },
+    FrontEnd {
+        link: "qemu-system-riscv64",
+        word: "system-riscv64",
+        what: What::System(&riscv::RISCV64),
+        about: "emulate a machine with 64-bit RISC-V processors",
+    },
+    FrontEnd {
+        link: "qemu-system-riscv32",
+        word: "system-riscv32",
+        what: What::System(&riscv::RISCV32),
+        about: "emulate a machine with 32-bit RISC-V processors",
     },
     FrontEnd {
         link: "qemu-img",

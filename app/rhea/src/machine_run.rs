@@ -16,8 +16,9 @@ use rhea_x86_translate::disassembly;
 
 use crate::chardevs::Chardevs;
 use crate::config::{AccelConfig, IcountConfig, LogConfig, LogItem, SystemConfig, Threading, Tier};
+use crate::disks::Disks;
 use crate::monitor::{Identity, Monitor};
-use crate::run_control::{self, Controller, End, Event, Machine};
+use crate::run_control::{self, Controller, End, Event, Events, Machine};
 use crate::targets::{Board, Built, Surroundings};
 
 /// Builds the machine, runs it to its end and returns the exit status.
@@ -30,11 +31,38 @@ pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
     let trace = trace(&config.log)?;
 
     // Terminals are opened last among the things that can fail: an error is then told on a terminal as it was.
+    let disks = Disks::open(config)?;
+    let end = run_with(config, &controller, events, trace, &disks);
+    // Also where the machine could not be made: the images are open.
+    disks.close(program).and(end).map(|end| match end {
+        End::Status(status) => status,
+        End::Signal(signal) => {
+            eprintln!("{program}: terminating on {}", signal.name());
+            0
+        }
+        End::Normal | End::Failure(_) => 0,
+    })
+}
+
+/// Builds the machine with its disks and runs it to its end.
+fn run_with(
+    config: &SystemConfig,
+    controller: &Controller,
+    events: Events,
+    trace: Trace,
+    disks: &Disks,
+) -> anyhow::Result<End> {
     let (clock, counter) = virtual_time(config.icount);
-    let mut chardevs = Chardevs::open(config, &controller)?;
+    let mut chardevs = Chardevs::open(config, controller)?;
     let engine = EngineConfig { icount: counter, ..engine_config(&config.accel, trace) };
-    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine };
-    let Built::Machine { board, vcpus } = (config.target.build)(config, surroundings)?;
+    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine, virtio: disks.parts() };
+    let (board, vcpus) = match (config.target.build)(config, surroundings)? {
+        Built::Machine { board, vcpus } => (board, vcpus),
+        Built::Said(text) => {
+            print!("{text}");
+            return Ok(End::Normal);
+        }
+    };
     let identity = Identity { name: config.name.clone(), uuid: config.uuid };
     let mut monitors = chardevs.monitor_ports();
     if let Some(monitor) = &config.monitor {
@@ -46,19 +74,14 @@ pub fn run(program: &str, config: &SystemConfig) -> anyhow::Result<u8> {
     forward_power_requests(board.power().clone(), controller.clone())?;
 
     let running = RunningMachine { board, vcpus: vcpus.clone(), controller: controller.clone() };
-    let end = run_control::run(&running, &controller, events, config.run);
+    let end = run_control::run(&running, controller, events, config.run);
     vcpus.shut_down();
     chardevs.flush();
     rhea_host::terminal::restore();
-    Ok(match end {
-        End::Normal => 0,
-        End::Status(status) => status,
-        End::Signal(signal) => {
-            eprintln!("{program}: terminating on {}", signal.name());
-            0
-        }
+    match end {
         End::Failure(text) => bail!("{text}"),
-    })
+        end => Ok(end),
+    }
 }
 
 /// What the command line takes and this version's machine or translator cannot do yet.

@@ -7,6 +7,7 @@
 mod chardevs;
 mod command_line;
 mod config;
+mod disks;
 mod dispatch;
 mod machine_run;
 mod monitor;

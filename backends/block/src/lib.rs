@@ -36,6 +36,7 @@ mod request;
 mod secret;
 mod throttle;
 mod tracked;
+mod user;
 
 pub use bitmap::DirtyBitmap;
 pub use drain::Drained;
@@ -60,3 +61,4 @@ pub use raw::RawDriver;
 pub use request::{MAX_LENGTH, read_behind};
 pub use secret::{Objects, Secrets};
 pub use throttle::{Limit, ThrottleGroup, ThrottleLimits};
+pub use user::{TemporaryFile, warn_of_guess};

@@ -34,6 +34,10 @@ impl Hold {
         Ok(Self { edge, writable, writethrough })
     }
 
+    pub(crate) fn edge(&self) -> &Arc<Edge> {
+        &self.edge
+    }
+
     pub(crate) fn node(&self) -> Arc<BlockNode> {
         self.edge.node()
     }

@@ -225,6 +225,8 @@ impl State {
 /// A 16550A serial port.
 pub struct Uart16550 {
     irq: IrqLine,
+    /// OUT2 lets the interrupt through, as on a PC's serial card.
+    out2_gates: bool,
     clock: Arc<VirtualClock>,
     backend: Arc<dyn Chardev>,
     /// Receive time-out.
@@ -235,8 +237,22 @@ pub struct Uart16550 {
 }
 
 impl Uart16550 {
-    /// A port on `backend` that drives `irq`.
+    /// A port on `backend` that drives `irq` while OUT2 is set, as it is wired on a PC.
     pub fn new(clock: &Arc<VirtualClock>, irq: IrqLine, backend: Arc<dyn Chardev>) -> Arc<Self> {
+        Self::wired(clock, irq, backend, true)
+    }
+
+    /// A port on `backend` that drives `irq` directly, as on boards where OUT2 leads nowhere.
+    pub fn ungated(clock: &Arc<VirtualClock>, irq: IrqLine, backend: Arc<dyn Chardev>) -> Arc<Self> {
+        Self::wired(clock, irq, backend, false)
+    }
+
+    fn wired(
+        clock: &Arc<VirtualClock>,
+        irq: IrqLine,
+        backend: Arc<dyn Chardev>,
+        out2_gates: bool,
+    ) -> Arc<Self> {
         let uart = Arc::new_cyclic(|weak: &Weak<Self>| {
             let timer = |act: fn(&Self, &mut State)| {
                 let weak = weak.clone();
@@ -250,6 +266,7 @@ impl Uart16550 {
             };
             Self {
                 irq,
+                out2_gates,
                 clock: clock.clone(),
                 backend: backend.clone(),
                 timeout: timer(|_, state| state.timed_out = !state.rx.is_empty()),
@@ -262,8 +279,8 @@ impl Uart16550 {
     }
 
     fn sync(&self, state: &State) {
-        // OUT2 gates the interrupt on a PC's serial card; in loopback the pin is off.
-        let gated = state.mcr & (spec::MCR_OUT2 | spec::MCR_LOOP) != spec::MCR_OUT2;
+        // In loopback the pin OUT2 is off.
+        let gated = self.out2_gates && state.mcr & (spec::MCR_OUT2 | spec::MCR_LOOP) != spec::MCR_OUT2;
         self.irq.set(state.interrupt() != spec::IIR_NONE && !gated);
     }
 

@@ -1,13 +1,19 @@
-//! Timers of a PC: the 8254 interval timer with port 61h, the real-time clock with its CMOS memory, and the HPET.
+//! Timers. Of a PC: the 8254 interval timer with port 61h, the real-time clock with its CMOS memory, and the HPET. Of a
+//! RISC-V board: the machine timer and the Goldfish real-time clock.
 //!
 //! None of them ticks: counters follow from virtual time, and a host timer is armed only for the next event that
 //! a guest can notice as an interrupt. An idle machine causes no wake-ups.
 
+pub mod goldfish_rtc;
 pub mod hpet;
+pub mod mtimer;
 pub mod pit;
 pub mod rtc;
+mod wall_clock;
 
+pub use goldfish_rtc::GoldfishRtc;
 pub use hpet::{Hpet, HpetLines, LegacyRoute};
+pub use mtimer::{MtimeAlarm, Mtimer};
 pub use pit::Pit;
 pub use rtc::{Rtc, RtcBase, RtcClock, RtcConfig};
 

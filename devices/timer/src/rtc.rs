@@ -6,6 +6,7 @@
 //! host timer is armed only for an interrupt that is enabled and whose flag is not set yet.
 
 use crate::NS;
+use crate::wall_clock::WallClock;
 use parking_lot::Mutex;
 use rhea_device::{
     IrqLine, LoadError, Reset, ResetKind, SavedRecord, StateUnit, Timer, VirtualClock, load_record,
@@ -13,7 +14,6 @@ use rhea_device::{
 };
 use rhea_memory::{AccessSizes, MmioHandler};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 mod spec {
     pub const SECONDS: usize = 0;
@@ -149,7 +149,7 @@ impl Civil {
 pub struct Rtc {
     config: RtcConfig,
     clock: Arc<VirtualClock>,
-    origin: Instant,
+    wall: WallClock,
     timer: Timer,
     irq: IrqLine,
     state: Mutex<State>,
@@ -167,7 +167,7 @@ impl Rtc {
             });
             Self {
                 clock: clock.clone(),
-                origin: Instant::now(),
+                wall: WallClock::new(config.clock, clock),
                 timer,
                 irq,
                 state: Mutex::new(State { index: [0; 2], cmos: [[0; 128]; 2], offset: 0, seen: 0 }),
@@ -177,13 +177,7 @@ impl Rtc {
         {
             let mut state = rtc.state.lock();
             let now = rtc.clock_ns();
-            let host = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
-            let start = match rtc.config.base {
-                RtcBase::Utc => host,
-                RtcBase::LocalTime(offset) => host + i128::from(offset) * i128::from(NS),
-                RtcBase::Fixed(seconds) => i128::from(seconds) * i128::from(NS),
-            };
-            state.offset = start - now;
+            state.offset = rtc.wall.offset(rtc.config.base);
             state.seen = now;
             rtc.power_up(&mut state);
         }
@@ -207,13 +201,7 @@ impl Rtc {
 
     /// Nanoseconds of the clock the time of day follows.
     fn clock_ns(&self) -> i128 {
-        match self.config.clock {
-            RtcClock::Virtual => i128::from(self.clock.now()),
-            RtcClock::Monotonic => self.origin.elapsed().as_nanos() as i128,
-            RtcClock::Host => {
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128)
-            }
-        }
+        self.wall.now_ns()
     }
 
     /// Brings the flags up to now, drives the interrupt line, and arms the timer for the next enabled event.

@@ -4,8 +4,9 @@ use crate::table::Table;
 use crate::{AcpiConfig, PciHost};
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal, Field,
-    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Local, Memory32Fixed, Method, Name,
-    ONE, OpRegion, OpRegionSpace, Or, Package, Path, ResourceTemplate, Return, Scope, Store, ZERO,
+    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed,
+    Method, Name, ONE, OpRegion, OpRegionSpace, Or, Package, Path, ResourceTemplate, Return, Scope, Store,
+    ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 
@@ -69,6 +70,7 @@ pub(crate) fn build(config: &AcpiConfig) -> Vec<u8> {
     if let Some((base, _)) = config.hpet {
         parts.push(hpet(base));
     }
+    parts.extend(config.virtio_mmio.iter().enumerate().map(|(index, slot)| virtio_mmio(index, *slot)));
     parts.push(motherboard(config));
     let mut top = vec![sleep_state(config.power.s5_sleep_type)];
     if config.pci.is_some() {
@@ -111,6 +113,20 @@ fn processors(config: &AcpiConfig) -> Vec<Raw> {
 fn hpet(base: u64) -> Raw {
     let registers = Memory32Fixed::new(true, base as u32, 0x400).to_raw();
     device("HPET", &[name("_HID", &eisa_id("PNP0103")), name("_UID", &ZERO), resources("_CRS", &[registers])])
+}
+
+/// A virtio device; the ID is the one its drivers look for.
+fn virtio_mmio(index: usize, (address, size, gsi): (u32, u32, u32)) -> Raw {
+    let registers = Memory32Fixed::new(true, address, size).to_raw();
+    let interrupt = Interrupt::new(true, false, false, false, gsi).to_raw();
+    let parts = [
+        name("_HID", &"LNRO0005"),
+        name("_UID", &(index as u32)),
+        // Devices read and write memory coherently (6.2.17).
+        name("_CCA", &ONE),
+        resources("_CRS", &[registers, interrupt]),
+    ];
+    device(&format!("VR{index:02}"), &parts)
 }
 
 /// Ports and memory that belong to the board itself, so that nothing is placed there.

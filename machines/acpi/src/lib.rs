@@ -69,6 +69,8 @@ pub struct AcpiConfig {
     pub rtc_century: Option<u8>,
     /// Serial ports: first I/O port and ISA IRQ.
     pub serials: Vec<(u16, u8)>,
+    /// Virtio devices in memory: address and size of the registers, and GSI (level-triggered).
+    pub virtio_mmio: Vec<(u32, u32, u32)>,
     /// Address of the FACS in RAM; 0 if there is none.
     pub facs: u64,
 }

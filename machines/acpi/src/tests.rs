@@ -22,6 +22,7 @@ fn q35(cpus: u32) -> AcpiConfig {
         reset: (0xcf9, 6),
         rtc_century: Some(0x32),
         serials: vec![(0x3f8, 4)],
+        virtio_mmio: vec![(0xfeb0_0000, 0x200, 16)],
         facs: 0x7fff_0000,
     }
 }

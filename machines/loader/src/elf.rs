@@ -8,8 +8,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MACHINE_386: u16 = 3;
-const MACHINE_X86_64: u16 = 62;
+/// e_machine of the x86 processors.
+pub(crate) const X86: &[u16] = &[3, 62];
+/// e_machine of RISC-V.
+pub(crate) const RISCV: &[u16] = &[243];
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// XEN_ELFNOTE_PHYS32_ENTRY
@@ -22,6 +24,7 @@ const NOTES_MAX: u64 = 1 << 16;
 pub(crate) struct LoadSegment {
     pub offset: u64,
     pub address: u64,
+    pub virtual_address: u64,
     pub file_size: u64,
     pub memory_size: u64,
 }
@@ -37,7 +40,14 @@ pub(crate) struct ElfImage {
     pub pvh_entry: Option<u32>,
 }
 
-pub(crate) fn parse(path: &Path, file: &Arc<File>, len: u64, head: &[u8]) -> Result<ElfImage, LoadError> {
+/// Reads the header and the program headers of a file for one of `machines`.
+pub(crate) fn parse(
+    path: &Path,
+    file: &Arc<File>,
+    len: u64,
+    head: &[u8],
+    machines: &[u16],
+) -> Result<ElfImage, LoadError> {
     let malformed = |reason| LoadError::Malformed { path: path.to_owned(), reason };
     let cut_short = || malformed("the ELF header is cut short");
     let is_64bit = match head.get(4..6).ok_or_else(cut_short)? {
@@ -46,7 +56,7 @@ pub(crate) fn parse(path: &Path, file: &Arc<File>, len: u64, head: &[u8]) -> Res
         _ => return Err(malformed("not a little-endian ELF file")),
     };
     let machine = head.u16_at(18).ok_or_else(cut_short)?;
-    if machine != MACHINE_386 && machine != MACHINE_X86_64 {
+    if !machines.contains(&machine) {
         return Err(LoadError::NotAKernel {
             path: path.to_owned(),
             reason: "an ELF file for another processor",
@@ -107,6 +117,7 @@ fn program_header(header: &[u8], is_64bit: bool) -> Option<(u32, LoadSegment)> {
         LoadSegment {
             offset: header.u64_at(8)?,
             address: header.u64_at(24)?,
+            virtual_address: header.u64_at(16)?,
             file_size: header.u64_at(32)?,
             memory_size: header.u64_at(40)?,
         }
@@ -114,6 +125,7 @@ fn program_header(header: &[u8], is_64bit: bool) -> Option<(u32, LoadSegment)> {
         LoadSegment {
             offset: header.u32_at(4)?.into(),
             address: header.u32_at(12)?.into(),
+            virtual_address: header.u32_at(8)?.into(),
             file_size: header.u32_at(16)?.into(),
             memory_size: header.u32_at(20)?.into(),
         }

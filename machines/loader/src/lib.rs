@@ -6,7 +6,8 @@
 //!
 //! Protocols: Linux/x86 boot protocol (kernel documentation, arch/x86/boot.rst) for bzImage, 32-bit and 64-bit;
 //! PVH (Xen documentation, misc/pvh.pandoc and hvm/start_info.h) for ELF kernels with the XEN_ELFNOTE_PHYS32_ENTRY note; ELF
-//! kernels without it are entered at their entry point as the 32-bit or 64-bit Linux protocol says.
+//! kernels without it are entered at their entry point as the 32-bit or 64-bit Linux protocol says. What a RISC-V board
+//! loads is in [`riscv`].
 
 mod blob;
 mod bzimage;
@@ -14,6 +15,7 @@ mod elf;
 mod linux;
 mod low_memory;
 mod pvh;
+pub mod riscv;
 mod rom;
 
 pub use blob::{Blob, BlobSource, Segment};
@@ -125,7 +127,7 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// The kernel file is of no known format.
-    #[error("'{}' is not a kernel: neither a bzImage nor an x86 ELF file ({reason})", path.display())]
+    #[error("'{}' is not a kernel for this machine ({reason})", path.display())]
     NotAKernel {
         /// Path of the file.
         path: PathBuf,
@@ -155,6 +157,14 @@ pub enum LoadError {
         path: PathBuf,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// Compressed data cannot be expanded.
+    #[error("cannot expand '{}'", path.display())]
+    Compressed {
+        /// Path of the file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// The command line is too long for the kernel.
     #[error("the kernel command line has {len} bytes; this kernel takes {max}")]
@@ -188,7 +198,7 @@ pub fn plan(request: &BootRequest, layout: &MemoryLayout) -> Result<BootPlan, Lo
     let (file, len) = open("kernel", &request.kernel)?;
     let head = blob::read_head(&file, len, 0x1_0000).map_err(|e| file_error("kernel", &request.kernel, e))?;
     if head.starts_with(b"\x7fELF") {
-        let image = elf::parse(&request.kernel, &file, len, &head)?;
+        let image = elf::parse(&request.kernel, &file, len, &head, elf::X86)?;
         return match image.pvh_entry {
             Some(entry) => pvh::plan(request, layout, &image, entry),
             None => linux::plan_elf(request, layout, &image),

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A file in the temporary folder, removed on drop.
-struct TempFile(PathBuf);
+pub(crate) struct TempFile(pub(crate) PathBuf);
 
 impl TempFile {
-    fn new(contents: &[u8]) -> Self {
+    pub(crate) fn new(contents: &[u8]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("rhea-loader-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);

@@ -145,28 +145,31 @@ pub fn build(config: &PcConfig, clock: Arc<VirtualClock>) -> Result<PcMachine, B
     board.add_serial_ports(&interrupts);
     let chipset = board.add_chipset(&interrupts);
     board.add_debug_ports()?;
+    board.add_virtio(&interrupts)?;
     board.finish(media, interrupts, chipset)
 }
 
 /// A board being wired.
-struct Board<'a> {
-    config: &'a PcConfig,
+pub(crate) struct Board<'a> {
+    pub(crate) config: &'a PcConfig,
     clock: Arc<VirtualClock>,
-    topology: Arc<Topology>,
+    pub(crate) topology: Arc<Topology>,
     system: Arc<Region>,
+    /// System memory as devices see it.
+    pub(crate) memory: Arc<AddressSpace>,
     ports: Arc<Region>,
     ram: Arc<RamBlock>,
     power: Arc<PowerControl>,
-    pci: Option<Arc<PciBus>>,
+    pub(crate) pci: Option<Arc<PciBus>>,
     resets: Vec<Arc<dyn Reset>>,
     saved: Vec<SavedUnit>,
 }
 
 /// Interrupt controllers and the inputs to them.
-struct Interrupts {
-    bus: Arc<ApicBus>,
+pub(crate) struct Interrupts {
+    pub(crate) bus: Arc<ApicBus>,
     apics: Vec<Arc<LocalApic>>,
-    inputs: IrqInputs,
+    pub(crate) inputs: IrqInputs,
 }
 
 /// What the machine keeps of the chipset.
@@ -203,11 +206,16 @@ impl<'a> Board<'a> {
         system.add_with_priority(map::MIB - low, &low_rom, 1);
         let power = Arc::new(PowerControl::new());
         let (resets, saved) = (Vec::new(), Vec::new());
-        Ok(Self { config, clock, topology, system, ports, ram, power, pci: None, resets, saved })
+        let memory = AddressSpace::new("system", system.clone());
+        Ok(Self { config, clock, topology, system, memory, ports, ram, power, pci: None, resets, saved })
     }
 
     /// Registers a device for reset and saved state.
-    fn register<T: Reset + StateUnit + 'static>(&mut self, path: impl Into<String>, device: &Arc<T>) {
+    pub(crate) fn register<T: Reset + StateUnit + 'static>(
+        &mut self,
+        path: impl Into<String>,
+        device: &Arc<T>,
+    ) {
         self.resets.push(device.clone());
         self.saved.push(SavedUnit { path: path.into(), unit: device.clone() });
     }
@@ -216,7 +224,7 @@ impl<'a> Board<'a> {
         self.ports.add(base, &Region::mmio(&self.topology, name, count, handler));
     }
 
-    fn map_memory(&self, name: &str, base: u64, size: u64, handler: Arc<dyn MmioHandler>) {
+    pub(crate) fn map_memory(&self, name: &str, base: u64, size: u64, handler: Arc<dyn MmioHandler>) {
         self.system.add_with_priority(base, &Region::mmio(&self.topology, name, size, handler), 1);
     }
 
@@ -365,7 +373,7 @@ impl<'a> Board<'a> {
         interrupts: Interrupts,
         chipset: Chipset,
     ) -> Result<PcMachine, BuildError> {
-        let memory = AddressSpace::new("system", self.system.clone());
+        let memory = self.memory.clone();
         let io = AddressSpace::new("io", self.ports.clone());
         let cpus = interrupts
             .apics

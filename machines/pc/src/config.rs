@@ -3,7 +3,9 @@
 use crate::topology::{CpuTopology, TopologyError};
 use rhea_chardev::Chardev;
 use rhea_chipset::{DebugConsoleProperties, DebugExitProperties};
+use rhea_pci::PciAddress;
 use rhea_timer::RtcConfig;
+use rhea_virtio::{MmioVersion, VirtioDevice};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,6 +34,26 @@ pub struct LoaderRequest {
     pub file: PathBuf,
     /// Guest physical address of its first byte.
     pub addr: u64,
+}
+
+/// Where a virtio device is plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtioPlace {
+    /// On the PCI bus: at this address, or wherever there is room.
+    Pci(Option<PciAddress>),
+    /// In the next free slot in memory, with registers of this version.
+    Mmio(MmioVersion),
+}
+
+/// A virtio device to plug in.
+#[derive(Clone)]
+pub struct VirtioConfig {
+    /// Its name in messages.
+    pub name: String,
+    /// Where.
+    pub place: VirtioPlace,
+    /// The device.
+    pub device: Arc<dyn VirtioDevice>,
 }
 
 /// A PC to build.
@@ -63,6 +85,8 @@ pub struct PcConfig {
     pub debugcon: Vec<DebugConsoleConfig>,
     /// Files to copy into memory.
     pub loaders: Vec<LoaderRequest>,
+    /// Virtio devices, in the order of their plugging in.
+    pub virtio: Vec<VirtioConfig>,
     /// The processors have long mode.
     pub wide: bool,
     /// The processors offer x2APIC.
@@ -88,6 +112,7 @@ impl PcConfig {
             debug_exit: Vec::new(),
             debugcon: Vec::new(),
             loaders: Vec::new(),
+            virtio: Vec::new(),
             wide: true,
             x2apic: true,
             physical_address_bits: 40,
@@ -188,6 +213,22 @@ pub enum BuildError {
         base: u64,
         /// Last port.
         end: u64,
+    },
+    /// A device for a bus that the board does not have.
+    #[error("{device}: this machine has no {bus}")]
+    NoBus {
+        /// Device.
+        device: String,
+        /// Bus.
+        bus: &'static str,
+    },
+    /// No room on a bus.
+    #[error("{device}: {reason}")]
+    NoRoom {
+        /// Device.
+        device: String,
+        /// Why.
+        reason: &'static str,
     },
     /// ACPI tables do not fit into the ROM.
     #[error("the ACPI tables need {size} bytes; there is room for {room}")]

@@ -4,6 +4,7 @@ use crate::board::{FIRST_PIRQ_GSI, PM_BASE, SCI_IRQ, SERIAL_PORTS};
 use crate::boot::FirmwareTables;
 use crate::config::{PcConfig, PcKind};
 use crate::memory_map::{self as map, RamSplit};
+use crate::virtio;
 use rhea_acpi::{AcpiConfig, FixedHardware, PciHost};
 use rhea_chipset::pm;
 use rhea_loader::Blob;
@@ -40,6 +41,7 @@ pub fn tables(config: &PcConfig, split: RamSplit, address: u64) -> FirmwareTable
             .iter()
             .map(|(port, irq)| (*port as u16, *irq as u8))
             .collect(),
+        virtio_mmio: if q35 { Vec::new() } else { virtio::occupied_slots(config) },
         facs,
     };
     let built = rhea_acpi::build(&acpi, address);

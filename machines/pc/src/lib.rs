@@ -15,10 +15,13 @@ mod firmware;
 mod memory_map;
 mod ports;
 mod topology;
+mod virtio;
 
 pub use apic_port::ApicPort;
 pub use board::{PcCpu, PcMachine, SavedUnit, build};
-pub use config::{BuildError, DebugConsoleConfig, LoaderRequest, PcConfig, PcKind};
+pub use config::{
+    BuildError, DebugConsoleConfig, LoaderRequest, PcConfig, PcKind, VirtioConfig, VirtioPlace,
+};
 pub use rhea_chipset::{DebugConsoleProperties, DebugExitProperties};
 pub use rhea_device::{PowerControl, PowerRequest, VirtualClock};
 pub use rhea_timer::{RtcBase, RtcClock, RtcConfig};

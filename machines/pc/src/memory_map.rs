@@ -23,6 +23,10 @@ pub const ECAM_SIZE: u64 = 256 * MIB;
 /// Window for PCI memory below 4 GiB.
 pub const PCI_MMIO: u64 = 0xc000_0000;
 pub const PCI_MMIO_END: u64 = 0xfec0_0000;
+/// Virtio devices in memory, on the board without PCI: slots of 512 bytes, where QEMU's are.
+pub const VIRTIO_MMIO: u64 = 0xfeb0_0000;
+/// Slots there.
+pub const VIRTIO_MMIO_SLOTS: usize = 8;
 pub const IOAPIC: u64 = 0xfec0_0000;
 pub const HPET: u64 = 0xfed0_0000;
 /// Message-signalled interrupts, and in a processor's own view its local APIC.

@@ -32,7 +32,7 @@ fn file(name: &str, bytes: &[u8]) -> String {
 fn wrong_options_are_refused() {
     let s = "system-x86_64";
     refused(&[s, "-kernal", "x"], "did you mean '-kernel'");
-    refused(&[s, "-drive", "file=x"], "-drive: not implemented yet");
+    refused(&[s, "-hda", "x"], "-hda: not implemented yet");
     refused(&[s, "-kernel", "k", "-smp", "4,cores=3"], "invalid CPU topology");
     refused(&[s, "-kernel", "k", "-smp", "100000"], "at most");
     refused(&[s, "-kernel", "k", "-m", "lots"], "expects a size");

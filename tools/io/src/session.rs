@@ -1,10 +1,11 @@
 //! The open image and what goes on with it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rhea_block::{BlockError, BlockNode, Edge, OpenFlags, Permissions, Registry, Role};
+use rhea_block::{
+    BlockError, BlockNode, Edge, OpenFlags, Permissions, Registry, Role, TemporaryFile, warn_of_guess,
+};
 use rhea_options::Options;
 
 /// How an image is to be opened.
@@ -38,25 +39,7 @@ pub struct Session {
 struct Open {
     node: Arc<BlockNode>,
     edge: Arc<Edge>,
-    temporary: Option<Temporary>,
-}
-
-/// A file that goes when we go.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn warn_of_guess(node: &BlockNode) {
-    eprintln!(
-        "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
-         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
-         Specify the 'raw' format explicitly to remove the restrictions.",
-        node.filename()
-    );
+    temporary: Option<TemporaryFile>,
 }
 
 impl Session {
@@ -86,11 +69,11 @@ impl Session {
         let mut node = self.open_node(name, how, flags).await?;
         let guessed = how.format.is_none() && how.options.get("driver").is_none();
         if guessed && !how.snapshot && node.driver_name() == "raw" && !node.is_read_only() {
-            warn_of_guess(&node);
+            warn_of_guess(node.filename());
         }
         if how.snapshot {
             // Nobody shares the overlay, whoever shares what is below.
-            let (overlay, file) = self.overlay(&node, how.flags - OpenFlags::FORCE_SHARE).await?;
+            let (overlay, file) = self.registry.overlay(&node, how.flags - OpenFlags::FORCE_SHARE).await?;
             node = overlay;
             temporary = Some(file);
         }
@@ -129,23 +112,6 @@ impl Session {
         }
         let format = options.take::<String>("driver")?;
         self.registry.open_with(name, format.as_deref(), options, flags).await
-    }
-
-    async fn overlay(
-        &self,
-        base: &Arc<BlockNode>,
-        flags: OpenFlags,
-    ) -> Result<(Arc<BlockNode>, Temporary), BlockError> {
-        let unique = format!("rhea-io-{}-{}.qcow2", std::process::id(), base.name().trim_start_matches('#'));
-        let path = std::env::temp_dir().join(unique);
-        let name = path.to_string_lossy().into_owned();
-        let file = Temporary(path);
-        let mut options = Options::default();
-        options.set("size", &base.length().to_string());
-        self.registry.create("qcow2", &name, options, &rhea_block::Progress::new()).await?;
-        let node = self.registry.open(&name, Some("qcow2"), flags - OpenFlags::READ_ONLY).await?;
-        node.set_backing(Some(base.clone())).await?;
-        Ok((node, file))
     }
 
     /// Goes on with other flags and options; what we need of the image follows.

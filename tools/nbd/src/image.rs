@@ -1,9 +1,10 @@
 //! The image that is served.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use rhea_block::{BlockError, BlockNode, OpenFlags, Progress, Registry, Result, SnapshotInfo};
+use rhea_block::{
+    BlockError, BlockNode, OpenFlags, Registry, Result, SnapshotInfo, TemporaryFile, warn_of_guess,
+};
 use rhea_options::Options;
 
 use crate::command_line::{Config, SnapshotName};
@@ -12,16 +13,7 @@ use crate::command_line::{Config, SnapshotName};
 pub struct Image {
     /// The disk.
     pub node: Arc<BlockNode>,
-    _temporary: Option<Temporary>,
-}
-
-/// A file that goes when we go.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+    _temporary: Option<TemporaryFile>,
 }
 
 impl Image {
@@ -45,15 +37,11 @@ impl Image {
             && node.driver_name() == "raw"
             && !config.flags.contains(OpenFlags::READ_ONLY)
         {
-            eprintln!(
-                "WARNING: Image format was not specified for '{file}' and probing guessed raw.\n         \
-                 Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
-                 Specify the 'raw' format explicitly to remove the restrictions."
-            );
+            warn_of_guess(file);
         }
         let mut temporary = None;
         if config.snapshot {
-            let (overlay, file) = overlay(registry, &node, config.flags).await?;
+            let (overlay, file) = registry.overlay(&node, config.flags).await?;
             node = overlay;
             temporary = Some(file);
         }
@@ -67,27 +55,6 @@ impl Image {
     pub async fn close(self) -> Result<()> {
         self.node.clone().close().await
     }
-}
-
-/// A temporary image over another.
-async fn overlay(
-    registry: &Registry,
-    base: &Arc<BlockNode>,
-    flags: OpenFlags,
-) -> Result<(Arc<BlockNode>, Temporary)> {
-    let path = std::env::temp_dir().join(format!("rhea-nbd-{}.qcow2", std::process::id()));
-    let name = path.to_str().ok_or_else(|| BlockError::invalid("the temporary folder's name is no text"))?;
-    // Nobody else may be made to write to a file of his own: it must be new.
-    std::fs::File::options().write(true).create_new(true).open(&path)?;
-    let file = Temporary(path.clone());
-    let mut options = Options::default();
-    options.set("size", &base.length().to_string());
-    registry.create("qcow2", name, options, &Progress::new()).await?;
-    // What is written is thrown away: it need not reach the disk.
-    let node =
-        registry.open(name, Some("qcow2"), (flags | OpenFlags::NO_FLUSH) - OpenFlags::READ_ONLY).await?;
-    node.set_backing(Some(base.clone())).await?;
-    Ok((node, file))
 }
 
 async fn load_snapshot(node: &Arc<BlockNode>, wanted: &SnapshotName) -> Result<()> {

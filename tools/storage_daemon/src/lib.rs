@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use event_listener::Event;
 use rhea_async_io::block_on;
-use rhea_block::{BlockError, OpenFlags, Registry, Result};
+use rhea_block::{BlockError, Registry, Result};
 use rhea_host::daemon::{self, Forked, PidFile, Readiness};
 use rhea_options::{LongOption, Options, getopt};
 
@@ -213,7 +213,7 @@ impl Daemon {
             'b' | 'e' | 'm' | 'n' if wants_help => {
                 return Err(BlockError::invalid("Help is not available for this option"));
             }
-            'b' => self.blockdev(Options::parse(text, Some("driver"))?).await?,
+            'b' => _ = self.registry.add_blockdev(Options::parse(text, Some("driver"))?).await?,
             'c' => self.chardevs.add(Options::parse(text, Some("backend"))?)?,
             'e' => {
                 let options = Options::parse(text, Some("type"))?;
@@ -238,20 +238,6 @@ impl Daemon {
         Ok(None)
     }
 
-    async fn blockdev(&mut self, options: Options) -> Result<()> {
-        let driver =
-            options.get("driver").ok_or_else(|| BlockError::invalid("Parameter 'driver' is missing"))?;
-        if self.registry.driver(driver).is_none() {
-            return Err(BlockError::invalid(format!("Parameter 'driver' does not accept value '{driver}'")));
-        }
-        if options.get("node-name").is_none() {
-            return Err(BlockError::invalid("'node-name' must be specified for the root node"));
-        }
-        // Kept by its name.
-        self.registry.open_node(options, OpenFlags::empty(), true).await?;
-        Ok(())
-    }
-
     fn monitor(&self, mut options: Options) -> Result<()> {
         let chardev = required(&mut options, "chardev")?;
         if !self.chardevs.contains(&chardev) {
@@ -267,24 +253,8 @@ impl Daemon {
             nbd.server().stop().await;
         }
         let mut result = exports.stop(program).await;
-        // Nodes that others stand on are closed with them.
-        let nodes = registry.nodes();
-        let roots: Vec<_> = nodes
-            .iter()
-            .filter(|node| !nodes.iter().any(|other| !Arc::ptr_eq(other, node) && other.reaches(node)))
-            .cloned()
-            .collect();
-        for node in &nodes {
-            registry.forget(node.name());
-        }
-        drop(nodes);
-        for node in roots {
-            let name = node.name().to_owned();
-            if let Err(error) = node.close().await {
-                eprintln!("{program}: {name}: {error}");
-                result = result.and(Err(error));
-            }
-        }
+        let closed = registry.close_nodes(|name, error| eprintln!("{program}: {name}: {error}")).await;
+        result = result.and(closed);
         result
     }
 }

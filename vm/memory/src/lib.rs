@@ -17,12 +17,14 @@
 
 mod block;
 mod bus;
+mod dma;
 mod region;
 mod space;
 mod view;
 
 pub use block::{PAGE_HAS_CODE, PAGE_SIZE, RamBlock};
 pub use bus::{AccessSizes, MmioHandler};
+pub use dma::{DmaAccess, DmaBuffer};
 pub use region::{Region, Topology};
 pub use space::{AccessError, AddressSpace, WriteObserver};
 pub use view::{FlatRange, FlatView, MmioTarget, Target};

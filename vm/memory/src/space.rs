@@ -165,7 +165,7 @@ impl AddressSpace {
         }
     }
 
-    fn report(&self, block: &RamBlock, offset: u64, len: u64) {
+    pub(crate) fn report(&self, block: &RamBlock, offset: u64, len: u64) {
         // A translator sets the flag and then reads the bytes; we wrote the bytes and now read the flag. With a fence
         // on each side, one of the two sees the other.
         fence(Ordering::SeqCst);

@@ -1,10 +1,11 @@
-//! `-device`: the devices for bare-metal programs. (Devices on buses come with the device registry.)
+//! `-device`: virtio devices, and those for bare-metal programs.
 
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use rhea_options::{FromOptions, Options, closest, options};
 
+use super::virtio::{self, BlkOptions, VirtioRequest};
 use super::{Builder, chardev};
 use crate::config::{CharConfig, DebugExitConfig, DebugconConfig, LoaderConfig};
 
@@ -49,6 +50,9 @@ options! {
 }
 
 const DEVICES: &[(&str, &str, fn() -> String)] = &[
+    ("virtio-blk-pci", "a disk on the PCI bus", BlkOptions::help),
+    ("virtio-blk-device", "a disk in a virtio-mmio slot", BlkOptions::help),
+    ("virtio-blk", "a disk on the board's bus for virtio devices", BlkOptions::help),
     ("isa-debug-exit", "a write ends the emulator with status (value << 1) | 1", DebugExitOptions::help),
     ("isa-debugcon", "an I/O port whose writes are text for the host", DebugconOptions::help),
     ("loader", "places a file in guest memory at each reset", LoaderOptions::help),
@@ -59,6 +63,7 @@ pub enum DeviceRequest {
     DebugExit(DebugExitConfig),
     Debugcon(DebugconConfig),
     Loader(LoaderConfig),
+    Virtio(VirtioRequest),
 }
 
 /// The devices of a machine, by kind.
@@ -67,6 +72,7 @@ pub struct Devices {
     pub debug_exit: Option<DebugExitConfig>,
     pub debugcon: Option<DebugconConfig>,
     pub loaders: Vec<LoaderConfig>,
+    pub virtio: Vec<VirtioRequest>,
 }
 
 /// `-device`.
@@ -97,6 +103,7 @@ pub fn take(builder: &mut Builder, text: &str) -> anyhow::Result<()> {
                 chardev: CharConfig::Named(o.chardev),
             })
         }
+        name if name.starts_with("virtio-") => DeviceRequest::Virtio(virtio::parse(name, options)?),
         _ => {
             let o = LoaderOptions::from_options(options)?;
             if o.force_raw == Some(false) {
@@ -155,6 +162,7 @@ pub fn collect(requests: Vec<DeviceRequest>) -> anyhow::Result<Devices> {
                 }
             }
             DeviceRequest::Loader(config) => devices.loaders.push(config),
+            DeviceRequest::Virtio(request) => devices.virtio.push(request),
         }
     }
     Ok(devices)

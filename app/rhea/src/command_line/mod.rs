@@ -8,6 +8,7 @@
 mod accelerator;
 mod chardev;
 mod device;
+mod drive;
 mod log;
 mod machine;
 mod numa;
@@ -17,12 +18,15 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod virtio;
 
 use anyhow::{Context, anyhow, bail};
 use rhea_options::{FromOptions, MebiSize, Options, closest, options};
+use rhea_virtio::MmioVersion;
 
 use crate::config::{
-    BootConfig, CharConfig, IcountConfig, LogConfig, RtcBase, RtcClock, RtcConfig, RunConfig, SystemConfig,
+    BootConfig, CharConfig, DisksConfig, IcountConfig, LogConfig, RtcBase, RtcClock, RtcConfig, RunConfig,
+    SystemConfig,
 };
 use crate::targets::{CpuConfig, Target};
 
@@ -57,7 +61,8 @@ pub fn parse(program: &str, target: Target, arguments: &[String]) -> anyhow::Res
         let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|n| !n.is_empty())
         else {
             bail!(
-                "{word}: disk images are not implemented yet; a kernel is given with -kernel, a ROM with -bios"
+                "{word}: a bare disk image would be an IDE disk, which is not implemented yet; \
+                 give it with -drive file={word},if=virtio (a kernel is given with -kernel, a ROM with -bios)"
             );
         };
         let Some(option) = table::OPTIONS.iter().find(|o| o.names.contains(&name)) else {
@@ -148,6 +153,11 @@ pub struct Builder {
     monitor: Option<CharConfig>,
     chardevs: Vec<(String, CharConfig)>,
     devices: Vec<DeviceRequest>,
+    disks: DisksConfig,
+    /// `-drive if=virtio`, by id.
+    virtio_drives: Vec<String>,
+    snapshot: bool,
+    mmio: MmioVersion,
     nographic: bool,
     no_display: bool,
     no_defaults: bool,
@@ -177,6 +187,10 @@ impl Builder {
             monitor: None,
             chardevs: Vec::new(),
             devices: Vec::new(),
+            disks: DisksConfig::default(),
+            virtio_drives: Vec::new(),
+            snapshot: false,
+            mmio: MmioVersion::Legacy,
             nographic: false,
             no_display: false,
             no_defaults: false,
@@ -327,6 +341,8 @@ impl Builder {
         let backend = |id: &str| object::size_of(&self.memory_backends, id);
         let numa = self.numa.finish(board, topology, self.ram_size, &backend).context("-numa")?;
         let devices = device::collect(self.devices)?;
+        let virtio = virtio::finish(devices.virtio, &self.virtio_drives, board, self.mmio)?;
+        let disks = drive::finish(self.disks, self.snapshot);
         let accel =
             accelerator::choose(&self.program, self.accelerators, machine::accelerators(&self.machine))?;
         // With no display to open, a machine that was told nothing about output talks on the terminal.
@@ -359,6 +375,8 @@ impl Builder {
             debug_exit: devices.debug_exit,
             debugcon: devices.debugcon,
             loaders: devices.loaders,
+            disks,
+            virtio,
             rtc: self.rtc,
             icount: self.icount,
             log: self.log,

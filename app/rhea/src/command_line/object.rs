@@ -1,4 +1,4 @@
-//! `-object`: for now, the memory back ends that `-numa` names.
+//! `-object`: the memory back ends that `-numa` names, and what disks need.
 
 use anyhow::{anyhow, bail};
 use rhea_options::{FromOptions, Options, Size, closest, options};
@@ -15,7 +15,14 @@ options! {
     }
 }
 
-const OBJECTS: &[(&str, &str)] = &[("memory-backend-ram", "anonymous host memory")];
+const OBJECTS: &[(&str, &str)] = &[
+    ("memory-backend-ram", "anonymous host memory"),
+    ("secret", "a password or key"),
+    ("throttle-group", "a limit that disks share"),
+    ("tls-creds-anon", "TLS without certificates"),
+    ("tls-creds-psk", "TLS with a shared key"),
+    ("tls-creds-x509", "TLS with certificates"),
+];
 
 /// Objects of QEMU that people name most often.
 const NOT_YET: &[&str] = &[
@@ -23,13 +30,8 @@ const NOT_YET: &[&str] = &[
     "memory-backend-memfd",
     "memory-backend-epc",
     "iothread",
-    "secret",
     "rng-random",
     "rng-builtin",
-    "tls-creds-x509",
-    "tls-creds-psk",
-    "tls-creds-anon",
-    "throttle-group",
     "filter-dump",
     "authz-simple",
     "authz-list",
@@ -65,6 +67,14 @@ pub fn take(builder: &mut Builder, text: &str) -> anyhow::Result<()> {
             Some(near) => anyhow!("no object '{kind}'; did you mean '{near}'?"),
             None => anyhow!("no object '{kind}'; use -object help to list them"),
         });
+    }
+    if kind != "memory-backend-ram" {
+        // The block layer's: made when it is there.
+        match rhea_block_objects::object_help(text) {
+            Some(help) => builder.say = Some(help),
+            None => builder.disks.objects.push(text.into()),
+        }
+        return Ok(());
     }
     if wants_help {
         builder.say = Some(format!("{kind} options:\n{}", MemoryOptions::help()));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Builder, accelerator, device, log, machine, numa, object, processor};
+use super::{Builder, accelerator, device, drive, log, machine, numa, object, processor, virtio};
 
 /// One option of the command line.
 pub struct OptionSpec {
@@ -90,6 +90,28 @@ pub const OPTIONS: &[OptionSpec] = &[
             Ok(())
         },
     ),
+    with(
+        &["drive"],
+        "file=image,if=virtio|none[,format=format][,id=id][,prop=value…]",
+        "a disk image, and with if=virtio a disk for the guest",
+        drive::take,
+    ),
+    with(
+        &["blockdev"],
+        "[driver=]driver,node-name=name[,prop=value…]",
+        "a node of the block layer, for -device",
+        drive::take_blockdev,
+    ),
+    flag(&["snapshot"], "write to temporary files instead of the images of -drive", |b, _| {
+        b.snapshot = true;
+        Ok(())
+    }),
+    with(
+        &["global"],
+        "driver.property=value",
+        "a device property's default ('help' lists them)",
+        virtio::take_global,
+    ),
     with(&["device"], "driver[,prop=value…]", "add a device ('help' lists them)", device::take),
     with(&["debugcon"], "chardev", "a debug console at I/O port 0xe9", device::take_debugcon),
     with(&["chardev"], "backend,id=id[,prop=value…]", "declare a character back end", Builder::take_chardev),
@@ -159,7 +181,8 @@ fn only_none(what: &str, text: &str) -> anyhow::Result<()> {
 
 /// Options that QEMU documents and Rhea has not yet, with what they are about.
 pub const NOT_YET: &[(&[&str], &str)] = &[
-    (&["hda", "hdb", "hdc", "hdd", "cdrom", "drive", "blockdev", "sd", "mtdblock", "snapshot"], "disks"),
+    (&["hda", "hdb", "hdc", "hdd", "cdrom"], "IDE disks; use -drive file=…,if=virtio"),
+    (&["sd", "mtdblock"], "these disks; use -drive file=…,if=virtio"),
     (&["fda", "fdb", "pflash", "boot", "L", "option-rom"], "firmware boot and disks"),
     (&["netdev", "tftp", "smb", "bootp"], "network"),
     (&["vnc", "spice", "full-screen", "g", "audio", "audiodev", "k", "show-cursor"], "display and sound"),
@@ -169,7 +192,7 @@ pub const NOT_YET: &[(&[&str], &str)] = &[
     (&["qmp", "qmp-pretty", "mon"], "monitor protocols"),
     (&["gdb", "s"], "the GDB stub"),
     (&["incoming", "loadvm", "only-migratable"], "migration and saved machines"),
-    (&["global", "set", "readconfig", "writeconfig", "plugin", "compat"], "the object model"),
+    (&["set", "readconfig", "writeconfig", "plugin", "compat"], "the object model"),
     (&["mem-path", "mem-prealloc", "overcommit"], "memory back ends"),
     (&["smbios", "acpitable", "fw_cfg", "no-acpi", "no-hpet"], "firmware tables"),
     (&["daemonize", "pidfile", "chroot", "runas", "run-with", "sandbox", "add-fd"], "running as a service"),

@@ -17,8 +17,10 @@ fn config(line: &str) -> SystemConfig {
 }
 
 fn cpu_name(config: &SystemConfig) -> &str {
-    let CpuConfig::X86(model) = &config.cpu;
-    model.name()
+    match &config.cpu {
+        CpuConfig::X86(model) => model.name(),
+        CpuConfig::Riscv(model) => model.name(),
+    }
 }
 
 /// A target that boots without any media and has a board with NUMA nodes.
@@ -30,6 +32,7 @@ static WITH_NUMA: TargetSpec = TargetSpec {
         about: "for tests",
         max_cpus: 8,
         has_dies: false,
+        has_pci: true,
         has_numa: true,
         take: |_| Ok(MachineConfig::Pc(rhea_pc::PcKind::Microvm)),
         help: String::new,
@@ -136,12 +139,12 @@ fn clocks() {
 fn unknown_options_are_refused_by_name_with_a_hint() {
     assert_eq!(refusal("-kernal k"), "-kernal: invalid option; did you mean '-kernel'?");
     assert_eq!(refusal("-foobarbaz"), "-foobarbaz: invalid option; see -help");
-    assert_eq!(refusal("-drive file=x"), "-drive: not implemented yet (disks)");
+    assert!(refusal("-hda x").starts_with("-hda: not implemented yet (IDE disks; use -drive"));
     assert_eq!(
         refusal("-enable-kvm"),
         "-enable-kvm: not implemented yet (the KVM accelerator; -accel tcg is there)"
     );
-    assert!(refusal("disk.img").starts_with("disk.img: disk images are not implemented"));
+    assert!(refusal("disk.img").contains("-drive file=disk.img,if=virtio"));
     assert_eq!(refusal("-kernel"), "-kernel: requires an argument");
 }
 
@@ -224,4 +227,61 @@ fn every_option_stands_once() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count);
+}
+
+#[test]
+fn a_drive_is_the_block_layers_but_for_what_is_ours() {
+    let config = config(
+        "-bios r -drive file=a.img,if=virtio,format=raw,cache=none,discard=unmap \
+         -drive if=none,id=d,file=b,readonly=on,cache=writethrough,snapshot=on,aio=threads",
+    );
+    let [first, second] = &config.disks.drives[..] else { panic!("two drives") };
+    assert_eq!((first.id.as_str(), first.file.as_deref()), ("virtio0", Some("a.img")));
+    let first = &first.options;
+    let value = |key| first.get(key);
+    assert_eq!(
+        (value("driver"), value("discard"), value("cache.direct")),
+        (Some("raw"), Some("unmap"), Some("on"))
+    );
+    assert!(
+        second.snapshot && second.writethrough && second.flags.contains(rhea_block::OpenFlags::AIO_THREADS)
+    );
+    assert_eq!(second.options.get("read-only"), Some("on"));
+    assert_eq!(config.virtio.len(), 1);
+    assert_eq!(config.virtio[0].place, crate::config::VirtioPlace::Pci(None));
+}
+
+#[test]
+fn a_virtio_disk_has_its_place_and_its_limits() {
+    use crate::config::{VirtioKind, VirtioPlace};
+    use rhea_virtio::MmioVersion;
+    let config = config(
+        "-bios r -M microvm -global virtio-mmio.force-legacy=off -blockdev driver=file,node-name=n,filename=x \
+         -device virtio-blk-device,drive=n,serial=abc,num-queues=2,logical_block_size=4k -device virtio-blk-pci,drive=n,addr=1f.7",
+    );
+    assert_eq!(config.virtio[0].place, VirtioPlace::Mmio(MmioVersion::Modern));
+    let VirtioKind::Blk(blk) = &config.virtio[0].kind;
+    assert_eq!((blk.queues, blk.device.serial.as_str()), (Some(2), "abc"));
+    assert_eq!((blk.device.logical_block_size, blk.device.physical_block_size), (4096, 4096));
+    let address = rhea_pci::PciAddress { device: 31, function: 7 };
+    assert_eq!(config.virtio[1].place, VirtioPlace::Pci(Some(address)));
+    for (line, part) in [
+        ("-device virtio-blk-pci", "'drive'"),
+        ("-device virtio-blk-device,drive=n,addr=3", "only for virtio-blk-pci"),
+        ("-device virtio-blk-pci,drive=n,addr=20", "up to 1f"),
+        ("-device virtio-blk-pci,drive=n,bus=pci.0", "pcie.0"),
+        ("-device virtio-blk-pci,drive=n,disable-legacy=off", "not implemented"),
+        ("-device virtio-blk-pci,drive=n,werror=stop", "not implemented"),
+        ("-device virtio-blk-pci,drive=n,bootindex=1", "bootindex"),
+        ("-drive file=x", "if=virtio"),
+        ("-drive file=x,if=ide", "if=ide is not implemented"),
+        ("-drive if=virtio", "'file'"),
+        ("-drive file=x,if=virtio,werror=enospc", "not implemented"),
+        ("-drive file=x,if=virtio,cache=fast", "cache mode"),
+        ("-drive file=x,if=none,id=a -drive file=y,if=none,id=a", "taken"),
+        ("-global virtio-blk-pci.disable-legacy=on", "not implemented"),
+    ] {
+        let text = refusal(&format!("-bios r {line}"));
+        assert!(text.contains(part), "{line}: {text}");
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! A new family is a module here with one [`TargetSpec`] for each program name, which `dispatch` lists.
 
+pub mod riscv;
 pub mod x86;
 
 use std::io;
@@ -12,9 +13,10 @@ use rhea_accel_translate::TranslatedVcpus;
 use rhea_device::{PowerControl, VirtualClock};
 use rhea_engine::code::EngineConfig;
 use rhea_options::Options;
+use rhea_virtio::VirtioDevice;
 
 use crate::chardevs::Chardevs;
-use crate::config::{BootConfig, SystemConfig};
+use crate::config::{BootConfig, SystemConfig, VirtioPlace};
 
 /// What a front end `qemu-system-NAME` stands for.
 pub struct TargetSpec {
@@ -72,6 +74,8 @@ pub struct BoardSpec {
     pub has_dies: bool,
     /// Whether it takes `-numa`.
     pub has_numa: bool,
+    /// Whether it has a PCI bus, where virtio devices go that are not told where.
+    pub has_pci: bool,
     /// Reads the board's own properties, and refuses what it does not know.
     pub take: fn(Options) -> anyhow::Result<MachineConfig>,
     /// The board's own properties, one line each.
@@ -83,6 +87,8 @@ pub struct BoardSpec {
 pub enum MachineConfig {
     /// A PC.
     Pc(rhea_pc::PcKind),
+    /// RISC-V's `virt`.
+    RiscvVirt(riscv::VirtOptions),
 }
 
 /// A processor model, not yet placed in a topology.
@@ -90,6 +96,8 @@ pub enum MachineConfig {
 pub enum CpuConfig {
     /// Of an x86 processor.
     X86(Box<rhea_x86_state::model::CpuModel>),
+    /// Of a RISC-V hart.
+    Riscv(Box<rhea_riscv_state::CpuModel>),
 }
 
 /// What a machine is built with.
@@ -100,10 +108,24 @@ pub struct Surroundings<'a> {
     pub clock: Arc<VirtualClock>,
     /// Settings of the translator.
     pub engine: EngineConfig,
+    /// Virtio devices to plug in.
+    pub virtio: Vec<VirtioPart>,
+}
+
+/// A virtio device that is made, and where it is to be plugged in.
+pub struct VirtioPart {
+    /// Its name in messages.
+    pub name: String,
+    /// Where.
+    pub place: VirtioPlace,
+    /// The device.
+    pub device: Arc<dyn VirtioDevice>,
 }
 
 /// What came of building.
 pub enum Built {
+    /// All that was asked for is done; this is to be printed.
+    Said(String),
     /// A machine, ready to run.
     Machine {
         /// The board.

@@ -11,15 +11,15 @@ use rhea_engine::code::EngineConfig;
 use rhea_options::Options;
 use rhea_pc::{
     CpuTopology, DebugConsoleConfig, DebugConsoleProperties, DebugExitProperties, LoaderRequest, PcConfig,
-    PcKind, PcMachine,
+    PcKind, PcMachine, VirtioConfig,
 };
 use rhea_x86_state::features::Feature;
 use rhea_x86_state::model::{CpuModel, list_features, list_models};
 use rhea_x86_translate::cpu;
 
-use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec};
+use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec, VirtioPart};
 use crate::chardevs::Chardevs;
-use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology};
+use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology, VirtioPlace};
 
 /// Frequency of the guest's time-stamp counter: one tick for each nanosecond of virtual time.
 const TSC_HZ: u64 = 1_000_000_000;
@@ -30,14 +30,18 @@ const MAX_CPUS: u32 = 255;
 const fn board(
     name: &'static str,
     about: &'static str,
+    has_pci: bool,
     take: fn(Options) -> anyhow::Result<MachineConfig>,
 ) -> BoardSpec {
-    BoardSpec { name, about, max_cpus: MAX_CPUS, has_dies: true, has_numa: false, take, help: String::new }
+    let (max_cpus, help) = (MAX_CPUS, String::new);
+    BoardSpec { name, about, max_cpus, has_dies: true, has_numa: false, has_pci, take, help }
 }
 
 const BOARDS: &[BoardSpec] = &[
-    board("q35", "Standard PC (Q35 + ICH9)", |options| take(PcKind::Q35, options)),
-    board("microvm", "minimal machine for direct kernel boot", |options| take(PcKind::Microvm, options)),
+    board("q35", "Standard PC (Q35 + ICH9)", true, |options| take(PcKind::Q35, options)),
+    board("microvm", "minimal machine for direct kernel boot", false, |options| {
+        take(PcKind::Microvm, options)
+    }),
 ];
 
 /// Boards of QEMU for these targets that people name most often.
@@ -80,7 +84,8 @@ fn take(kind: PcKind, options: Options) -> anyhow::Result<MachineConfig> {
 fn check_boot(boot: &BootConfig) -> anyhow::Result<()> {
     match (&boot.kernel, &boot.bios) {
         (None, None) => bail!(
-            "nothing to run: give a kernel with -kernel or a ROM with -bios (disks are not implemented yet)"
+            "nothing to run: give a kernel with -kernel or a ROM with -bios (booting from disks needs firmware, \
+             which is not included yet)"
         ),
         (Some(_), Some(_)) => {
             bail!("-bios: not implemented together with -kernel yet, which brings its own start-up code")
@@ -100,9 +105,12 @@ fn cpu_help() -> String {
 }
 
 fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Result<Built> {
-    let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu);
-    let Surroundings { chardevs, clock, engine } = surroundings;
-    let pc = pc_config(*kind, model, config, chardevs)?;
+    let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu) else {
+        bail!("a board and a processor of different families");
+    };
+    let Surroundings { chardevs, clock, engine, virtio } = surroundings;
+    let mut pc = pc_config(*kind, model, config, chardevs)?;
+    pc.virtio = virtio.into_iter().map(virtio_config).collect();
     let machine = rhea_pc::build(&pc, clock)?;
     let vcpus = vcpus(config, model, &machine, engine)?;
     Ok(Built::Machine { board: Box::new(machine), vcpus: vcpus.group })
@@ -154,6 +162,14 @@ fn pc_config(
     pc.x2apic = model.features().has(Feature::X2APIC);
     pc.physical_address_bits = model.physical_bits();
     Ok(pc)
+}
+
+fn virtio_config(part: VirtioPart) -> VirtioConfig {
+    let place = match part.place {
+        VirtioPlace::Pci(address) => rhea_pc::VirtioPlace::Pci(address),
+        VirtioPlace::Mmio(version) => rhea_pc::VirtioPlace::Mmio(version),
+    };
+    VirtioConfig { name: part.name, place, device: part.device }
 }
 
 fn topology(t: Topology) -> CpuTopology {

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use event_listener::Event;
 use parking_lot::Mutex;
 use rhea_async_io::{Executor, IoVector, block_on};
+use rhea_virtio_disk::Disk;
+use rhea_virtio_disk::spec::{Configuration, WRITEBACK_OFFSET, feature};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringRwLock, VringT};
 use virtio_queue::{DescriptorChain, QueueOwnedT};
@@ -15,12 +16,17 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use super::MAX_QUEUE;
-use super::disk::Disk;
 use super::memory::MappedMemory;
-use super::spec::{Configuration, Status, WRITEBACK_OFFSET, feature};
 
 /// Segments of data in a request, beside header and status: as many as fit the queue that machines mostly have.
 const SEG_MAX: u32 = 126;
+
+/// VIRTIO_RING_F_INDIRECT_DESC
+const INDIRECT_DESC: u64 = 1 << 28;
+/// VIRTIO_RING_F_EVENT_IDX
+const EVENT_IDX: u64 = 1 << 29;
+/// VIRTIO_F_VERSION_1
+const VERSION_1: u64 = 1 << 32;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Chain = DescriptorChain<GuestMemoryLoadGuard<GuestMemoryMmap>>;
@@ -80,7 +86,7 @@ impl Device {
     /// A new machine comes.
     pub(super) fn reset(&self) {
         *self.memory.lock() = None;
-        self.disk.writeback.store(true, Relaxed);
+        self.disk.set_writeback(true);
     }
 
     /// Waits until no request is under way.
@@ -110,7 +116,7 @@ impl Device {
             self.executor
                 .spawn(async move {
                     let written = match memory {
-                        Some((output, input)) => perform(&disk, output, input).await,
+                        Some((output, input)) => disk.perform(output, input).await,
                         // No place even for the status.
                         None => 0,
                     };
@@ -123,17 +129,6 @@ impl Device {
                 })
                 .detach();
         }
-    }
-}
-
-/// Does a request and writes its status; returns the bytes that the machine will find written.
-async fn perform(disk: &Disk, output: IoVector, mut input: IoVector) -> u32 {
-    let mut status = input.split_off(input.len() - 1);
-    let (result, written) = disk.execute(output, &mut input).await;
-    status.write(0, &[result as u8]);
-    match result {
-        Status::Ok => written.saturating_add(1),
-        _ => 1,
     }
 }
 
@@ -173,14 +168,14 @@ impl VhostUserBackend for Device {
             | feature::FLUSH
             | feature::TOPOLOGY
             | feature::CONFIG_WCE
-            | feature::INDIRECT_DESC
-            | feature::EVENT_IDX
-            | feature::VERSION_1
+            | INDIRECT_DESC
+            | EVENT_IDX
+            | VERSION_1
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         if self.queues.len() > 1 {
             features |= feature::MQ;
         }
-        features |= match self.disk.hold.writable {
+        features |= match self.disk.options().writable {
             true => feature::DISCARD | feature::WRITE_ZEROES,
             false => feature::RO,
         };
@@ -190,7 +185,7 @@ impl VhostUserBackend for Device {
     fn acked_features(&self, features: u64) {
         // A machine that will not flush wants its writes to be safe at once.
         let flushes = features & (feature::FLUSH | feature::CONFIG_WCE) != 0;
-        self.disk.writeback.store(flushes, Relaxed);
+        self.disk.set_writeback(flushes);
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -203,12 +198,16 @@ impl VhostUserBackend for Device {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let block_size = self.disk.options().block_size;
         let configuration = Configuration {
-            capacity: self.disk.hold.node().length(),
+            capacity: self.disk.capacity(),
             seg_max: SEG_MAX,
-            block_size: self.disk.block_size,
+            block_size,
+            physical_block_size: block_size,
+            min_io_size: 0,
+            opt_io_size: 0,
             queues: self.queues.len() as u16,
-            writeback: self.disk.writeback.load(Relaxed),
+            writeback: self.disk.writeback(),
         };
         let bytes = configuration.encode();
         // Fields of later versions, which features would announce, are zero.
@@ -220,7 +219,7 @@ impl VhostUserBackend for Device {
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         match (offset, bytes) {
             (WRITEBACK_OFFSET, [writeback]) => {
-                self.disk.writeback.store(*writeback != 0, Relaxed);
+                self.disk.set_writeback(*writeback != 0);
                 Ok(())
             }
             _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),

@@ -6,9 +6,7 @@
 //! next may come.
 
 mod device;
-mod disk;
 mod memory;
-mod spec;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -18,13 +16,13 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use rhea_block::{BlockError, BlockNode, Result};
+use rhea_virtio_disk::{Disk, DiskOptions};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::hold::Hold;
 use device::Device;
-use disk::Disk;
 
 /// Requests of a queue at a time, as the machine may configure.
 const MAX_QUEUE: usize = 1024;
@@ -60,6 +58,7 @@ pub struct VhostUserBlkOptions {
 /// A disk offered to virtual machines.
 pub struct VhostUserBlkExport {
     device: Arc<Device>,
+    hold: Hold,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     path: Option<PathBuf>,
@@ -75,7 +74,7 @@ struct Shared {
 
 impl std::fmt::Debug for VhostUserBlkExport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "VhostUserBlkExport({})", self.device.disk.id)
+        write!(f, "VhostUserBlkExport({})", self.device.disk.options().id)
     }
 }
 
@@ -111,25 +110,31 @@ impl VhostUserBlkExport {
             }
         };
         let hold = Hold::take(node, "vhost-user-blk", options.writable, false, options.writethrough).await?;
-        let disk = Disk { hold, block_size, id: options.id, writeback: AtomicBool::new(true) };
+        let disk = Disk::new(DiskOptions {
+            edge: hold.edge().clone(),
+            writable: options.writable,
+            writethrough: options.writethrough,
+            block_size,
+            id: options.id,
+        });
         let device = Arc::new(Device::new(disk, options.queues)?);
         let shared = Arc::new(Shared::default());
         let (serving, until) = (device.clone(), shared.clone());
         let thread = std::thread::Builder::new()
             .name("vhost-user".into())
             .spawn(move || serve(&serving, &until, &mut listener))?;
-        Ok(Self { device, shared, thread: Some(thread), path })
+        Ok(Self { device, hold, shared, thread: Some(thread), path })
     }
 
     /// Lets the machine go, and waits for the requests under way.
     pub async fn stop(mut self) -> Result<()> {
         self.end();
         self.device.idle().await;
-        let flushed = match self.device.disk.hold.writable {
-            true => self.device.disk.hold.node().flush().await,
+        let flushed = match self.hold.writable {
+            true => self.hold.node().flush().await,
             false => Ok(()),
         };
-        flushed.and(self.device.disk.hold.release().await)
+        flushed.and(self.hold.release().await)
     }
 
     fn end(&mut self) {
@@ -167,7 +172,7 @@ fn serve(device: &Arc<Device>, shared: &Shared, listener: &mut Listener) {
         if has_client(listener)
             && let Err(error) = serve_machine(device, shared, listener)
         {
-            eprintln!("vhost-user-blk export '{}': {error}", device.disk.id);
+            eprintln!("vhost-user-blk export '{}': {error}", device.disk.options().id);
         }
     }
 }

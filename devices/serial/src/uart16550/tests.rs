@@ -165,3 +165,15 @@ fn saved_state_comes_back() {
     assert_eq!(other.uart.save(), record);
     assert_eq!(other.uart.read(0, 1), u64::from(b'x'));
 }
+
+#[test]
+fn only_a_pc_gates_the_interrupt_with_out2() {
+    let rig = rig();
+    let direct = IrqLine::unconnected();
+    let uart = Uart16550::ungated(&rig.clock, direct.clone(), rig.host.clone());
+    uart.write(spec::IER, 1, 2);
+    assert!(direct.level());
+    rig.uart.write(spec::MCR, 1, 0);
+    rig.uart.write(spec::IER, 1, 2);
+    assert!(!rig.irq.level());
+}

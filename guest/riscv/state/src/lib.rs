@@ -6,7 +6,7 @@
 //! `rva23s64` with their extension switches ([`model`], [`extension`]), the device tree's ISA strings ([`isa`]), the
 //! description for GDB ([`gdb`]), and the interrupt lines that a board drives from its own threads ([`platform`]).
 //!
-//! What does not: no translator and no board uses this crate yet. Which instructions a translator has is its own
+//! What does not: which instructions a translator has is its own
 //! knowledge; it asks [`CpuModel::require_within`] before it takes a model. The hypervisor extension, pointer masking
 //! and the advanced interrupt architecture are known by name and refused, so `rva23s64` falls short of its profile;
 //! [`CpuModel::profile_gaps`] says by what. SXLEN and UXLEN are always MXLEN, and memory is little-endian.

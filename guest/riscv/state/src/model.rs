@@ -144,12 +144,16 @@ impl CpuModel {
     /// # Errors
     /// There is none of that name.
     pub fn named(name: &str) -> Result<Self, ModelError> {
+        Self::find(name, None)
+    }
+
+    fn find(name: &str, xlen: Option<u32>) -> Result<Self, ModelError> {
         if name == "host" {
             return Err(ModelError::Host);
         }
-        MODELS
-            .iter()
-            .find(|d| d.name == name)
+        let mut named = MODELS.iter().filter(|d| d.name == name);
+        named
+            .find(|d| xlen.is_none_or(|xlen| d.xlen == xlen))
             .map(Self::from_definition)
             .ok_or_else(|| ModelError::UnknownModel(name.into()))
     }
@@ -165,8 +169,20 @@ impl CpuModel {
     /// # Errors
     /// Anything unknown, not implemented, or contradictory.
     pub fn parse(argument: &str) -> Result<Self, ModelError> {
+        Self::parse_within(argument, None)
+    }
+
+    /// As [`CpuModel::parse`], among the models of harts of `xlen` bits, 32 or 64.
+    ///
+    /// # Errors
+    /// As there; a model of another width is unknown.
+    pub fn parse_for(xlen: u32, argument: &str) -> Result<Self, ModelError> {
+        Self::parse_within(argument, Some(xlen))
+    }
+
+    fn parse_within(argument: &str, xlen: Option<u32>) -> Result<Self, ModelError> {
         let mut parts = argument.split(',');
-        let mut model = Self::named(parts.next().unwrap_or_default())?;
+        let mut model = Self::find(parts.next().unwrap_or_default(), xlen)?;
         let mut asked = Asked::default();
         for part in parts {
             let (key, value) = if let Some(key) = part.strip_prefix('+') {
@@ -520,9 +536,9 @@ fn drop_dependents(mut set: ExtensionSet) -> ExtensionSet {
     }
 }
 
-/// Names and descriptions of all models, for `-cpu help`.
-pub fn list_models() -> impl Iterator<Item = (&'static str, &'static str)> {
-    MODELS.iter().map(|d| (d.name, d.summary))
+/// Names and descriptions of the models of harts of `xlen` bits, for `-cpu help`.
+pub fn list_models(xlen: u32) -> impl Iterator<Item = (&'static str, &'static str)> {
+    MODELS.iter().filter(move |d| d.xlen == xlen).map(|d| (d.name, d.summary))
 }
 
 /// Names and descriptions of the extensions that can be switched on, for `-cpu MODEL,help`.

@@ -77,7 +77,10 @@ const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
     X::Zve32x,
     X::Zicond,
     X::Zimop,
+    X::Zabha,
     X::Zacas,
+    X::Zcb,
+    X::Zcmop,
     X::Zfh,
     X::Zfhmin,
     X::Zbkb,
@@ -158,7 +161,7 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::H,
 ]));
 
-const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Zcmop, X::Zcb, X::Supm, X::Ssnpm, X::Sha, X::H]);
+const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Supm, X::Ssnpm, X::Sha, X::H]);
 
 /// All models; the first is the default of 64-bit machines.
 pub(crate) const MODELS: &[ModelDefinition] = &[
@@ -184,6 +187,16 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
         xlen: 64,
         extensions: MAX.union(ExtensionSet::of(&[X::Ssu64xl])),
         satp: satp::SV57,
+        profile: ExtensionSet::of(&[]),
+    },
+    ModelDefinition {
+        name: "max",
+        summary: "32-bit hart with every implemented extension",
+        xlen: 32,
+        extensions: MAX
+            .union(ExtensionSet::of(&[X::Zcf]))
+            .without(ExtensionSet::of(&[X::Svnapot, X::Svpbmt])),
+        satp: satp::SV32,
         profile: ExtensionSet::of(&[]),
     },
     ModelDefinition {

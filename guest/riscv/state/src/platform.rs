@@ -21,20 +21,29 @@ bitflags! {
     }
 }
 
+/// Supervisor software interrupt pending, in mip.
+const SSIP: u64 = 1 << 1;
+
 /// Called when a line of a hart rises, or something else happened that it should look at.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
-/// Wakes one hart at a moment of virtual time, for the supervisor timer that is part of the hart (Sstc).
+/// The machine's real-time counter as one hart has it: the `time` CSR, and the compare register of the supervisor timer that
+/// is part of the hart (Sstc).
 pub trait HartTimer: Send + Sync {
-    /// Calls the hart's [`InterruptLines::wake`] once virtual time reaches `deadline` (nanoseconds); takes the place of an earlier
-    /// deadline. `None`: never.
-    fn arm(&self, deadline: Option<u64>);
+    /// mtime.
+    fn time(&self) -> u64;
+
+    /// Calls the hart's [`InterruptLines::wake`] once mtime reaches `at`, in the place of what was armed before; soon, if
+    /// it has. `None`: never.
+    fn arm(&self, at: Option<u64>);
 }
 
 /// The interrupt lines of one hart. The board's devices set levels from any thread; the hart reads them between units.
 #[derive(Default)]
 pub struct InterruptLines {
     levels: AtomicU64,
+    /// Edges that the hart has not taken over yet, by their bits in mip.
+    edges: AtomicU64,
     wake: OnceLock<Wake>,
 }
 
@@ -65,6 +74,25 @@ impl InterruptLines {
         } else {
             self.levels.fetch_and(!lines.bits(), Ordering::AcqRel);
         }
+    }
+
+    /// Gives an edge to the supervisor software interrupt (ACLINT SSWI): the hart sets its SSIP, which software clears.
+    pub fn post_supervisor_software(&self) {
+        self.edges.fetch_or(SSIP, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Edges that came, by their bits in mip.
+    #[inline]
+    pub fn edges(&self) -> u64 {
+        self.edges.load(Ordering::Acquire)
+    }
+
+    /// Takes the edges over: the hart now keeps these bits of mip itself.
+    #[inline]
+    pub fn take_edges(&self) -> u64 {
+        // Mostly there is none: reading disturbs no other processor.
+        if self.edges() == 0 { 0 } else { self.edges.swap(0, Ordering::AcqRel) }
     }
 
     /// Wakes the hart, for instance because its timer came due.
@@ -103,6 +131,16 @@ mod tests {
         lines.set(Lines::MEIP | Lines::SEIP, true);
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         assert_eq!(lines.levels(), Lines::MEIP | Lines::SEIP);
+    }
+
+    #[test]
+    fn an_edge_waits_until_it_is_taken_over() {
+        let lines = InterruptLines::new();
+        assert_eq!(lines.take_edges(), 0);
+        lines.post_supervisor_software();
+        lines.post_supervisor_software();
+        assert_eq!((lines.edges(), lines.take_edges(), lines.take_edges()), (2, 2, 0));
+        assert_eq!(lines.levels(), Lines::empty());
     }
 
     #[test]

@@ -164,12 +164,19 @@ pub(crate) fn write_mideleg(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64)
     INTERRUPTS
 }
 
+pub(crate) fn read_mip(st: &mut RiscvState, bus: Bus<'_>, _: u16) -> u64 {
+    // Software that reads an edge can clear it.
+    interrupt::take_edges(st, bus);
+    interrupt::pending(st, bus)
+}
+
 pub(crate) fn write_mip(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
     st.m.mip = st.m.mip & !legal_mip(st) | value;
     INTERRUPTS
 }
 
 pub(crate) fn read_sip(st: &mut RiscvState, bus: Bus<'_>, _: u16) -> u64 {
+    interrupt::take_edges(st, bus);
     interrupt::pending(st, bus) & legal_sie(st)
 }
 

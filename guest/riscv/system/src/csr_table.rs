@@ -230,7 +230,7 @@ pub(crate) static TABLE: &[Row] = &[
     row(n::MEPC, "mepc", always, free, Plain(|st| &mut st.m.mepc), crate::trap::legal_pc),
     row(n::MCAUSE, "mcause", always, free, Plain(|st| &mut st.m.mcause), all),
     row(n::MTVAL, "mtval", always, free, Plain(|st| &mut st.m.mtval), all),
-    row(n::MIP, "mip", always, free, Special(|st, bus, _| interrupt::pending(st, bus), m::write_mip), m::legal_mip),
+    row(n::MIP, "mip", always, free, Special(m::read_mip, m::write_mip), m::legal_mip),
     run(n::PMPCFG0, 16, "pmpcfg#", 0, pmpcfg, free, Special(m::read_pmpcfg, m::write_pmpcfg), all),
     run(n::PMPADDR0, 64, "pmpaddr#", 0, pmpaddr, free, Special(m::read_pmpaddr, m::write_pmpaddr), pmp_address),
     run(n::MHPMEVENT3H, 29, "mhpmevent#h", 3, sscofpmf32, free, Special(|st, bus, i| u::read_event(st, bus, i) >> 32, u::write_eventh), |st| counters::legal_event(st) >> 32),

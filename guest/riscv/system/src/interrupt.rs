@@ -31,26 +31,33 @@ pub const fn timer_compare(st: &RiscvState) -> bool {
     st.has(Extension::Sstc) && st.m.menvcfg & STCE != 0
 }
 
-/// Mip: what software wrote, the lines, and the supervisor timer.
+/// Takes over the edges that came from outside: from now on they are software's to clear.
+pub(crate) fn take_edges(st: &mut RiscvState, bus: &mut dyn SystemBus) {
+    st.m.mip |= bus.lines().take_edges();
+}
+
+/// Mip: what software wrote, edges and lines, and the supervisor timer.
 pub fn pending(st: &RiscvState, bus: &mut dyn SystemBus) -> u64 {
-    let mut mip = st.m.mip | bus.lines().levels().bits();
+    pending_of(st, bus, u64::MAX)
+}
+
+/// The bits of mip that are in `wanted`. Time is looked at only where it matters: reading the clock is the dear part.
+fn pending_of(st: &RiscvState, bus: &mut dyn SystemBus, wanted: u64) -> u64 {
+    let mut mip = st.m.mip | bus.lines().levels().bits() | bus.lines().edges();
     if !st.has(Extension::S) {
         mip &= !(bit::SSI | bit::STI | bit::SEI | bit::LCOFI);
     } else if timer_compare(st) {
         mip &= !bit::STI;
-        if bus.time() >= st.s.stimecmp {
+        if wanted & bit::STI != 0 && bus.time() >= st.s.stimecmp {
             mip |= bit::STI;
         }
     }
-    mip
+    mip & wanted
 }
 
-/// The interrupt that would be taken now, by number.
-pub fn deliverable(st: &RiscvState, bus: &mut dyn SystemBus) -> Option<u32> {
-    let waiting = pending(st, bus) & st.m.mie;
-    if waiting == 0 {
-        return None;
-    }
+/// The interrupts that would be taken now if they were pending: those that mie enables, and the privilege with its
+/// global enable. First those for machine mode, then those for supervisor mode.
+pub fn enabled(st: &RiscvState) -> (u64, u64) {
     let privilege = st.privilege();
     let machine = privilege != Privilege::Machine || st.m.mstatus & mstatus::MIE != 0;
     let supervisor = match privilege {
@@ -58,16 +65,28 @@ pub fn deliverable(st: &RiscvState, bus: &mut dyn SystemBus) -> Option<u32> {
         Privilege::Supervisor => st.m.mstatus & mstatus::SIE != 0,
         Privilege::User => true,
     };
-    let for_machine = if machine { waiting & !st.m.mideleg } else { 0 };
-    let for_supervisor = if supervisor { waiting & st.m.mideleg } else { 0 };
+    let for_machine = if machine { st.m.mie & !st.m.mideleg } else { 0 };
+    let for_supervisor = if supervisor { st.m.mie & st.m.mideleg } else { 0 };
+    (for_machine, for_supervisor)
+}
+
+/// The interrupt that would be taken now, by number.
+pub fn deliverable(st: &RiscvState, bus: &mut dyn SystemBus) -> Option<u32> {
+    let (for_machine, for_supervisor) = enabled(st);
+    let wanted = for_machine | for_supervisor;
+    if wanted == 0 {
+        return None;
+    }
+    let waiting = pending_of(st, bus, wanted);
     // Those for the higher mode come first, whatever their own order.
-    [for_machine, for_supervisor]
+    [waiting & for_machine, waiting & for_supervisor]
         .into_iter()
         .find_map(|set| PRIORITY.into_iter().find(|number| set >> number & 1 != 0))
 }
 
 /// Takes the interrupt that is due, if any. True: `pc` is its handler's.
 pub fn poll(st: &mut RiscvState, bus: &mut dyn SystemBus) -> bool {
+    take_edges(st, bus);
     crate::counters::poll_overflow(st, bus);
     let due = deliverable(st, bus);
     if let Some(number) = due {
@@ -78,5 +97,5 @@ pub fn poll(st: &mut RiscvState, bus: &mut dyn SystemBus) -> bool {
 
 /// Whether a hart in WFI goes on: an enabled interrupt waits, whether it can be taken or not ("Wait for Interrupt").
 pub fn ends_wait(st: &RiscvState, bus: &mut dyn SystemBus) -> bool {
-    pending(st, bus) & st.m.mie != 0
+    pending_of(st, bus, st.m.mie) != 0
 }

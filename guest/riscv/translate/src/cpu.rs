@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rhea_engine::Env;
 use rhea_memory::Target;
 use rhea_riscv_state::platform::HartTimer;
-use rhea_riscv_state::state::mstatus;
 use rhea_riscv_state::{CpuModel, InterruptLines, RiscvState};
 use rhea_riscv_system::interrupt::{self, bit};
 use rhea_riscv_system::{Exception, SystemBus, TlbScope};
@@ -21,12 +20,8 @@ pub struct RiscvCpuConfig {
     pub reset_vector: u64,
     /// The lines that come into it.
     pub lines: Arc<InterruptLines>,
-    /// Wakes it for its supervisor timer.
+    /// mtime, and its supervisor timer.
     pub timer: Arc<dyn HartTimer>,
-    /// Virtual time in nanoseconds.
-    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Frequency of mtime in Hz.
-    pub timebase: u64,
     /// Seed of the numbers that the entropy source gives.
     pub random_seed: u64,
 }
@@ -55,48 +50,34 @@ impl RiscvCpu {
         &self.config
     }
 
-    /// The machine's mtime.
-    pub fn time(&self) -> u64 {
-        ticks((self.config.clock)(), self.config.timebase)
-    }
-
     /// Whether a line or the timer asks for something since [`RiscvCpu::watch`].
     pub fn has_events(&self) -> bool {
-        self.config.lines.levels().bits() & self.watched != 0
-            || self.deadline != u64::MAX && self.time() >= self.deadline
+        (self.config.lines.levels().bits() | self.config.lines.edges()) & self.watched != 0
+            || self.deadline != u64::MAX && self.config.timer.time() >= self.deadline
     }
 
     /// Notes what the hart, which has taken every interrupt that it can take now, looks out for.
     pub fn watch(&mut self, st: &RiscvState) {
-        let mut enabled = st.m.mie;
-        if st.waiting == 0 {
-            let status = st.m.mstatus;
-            let machine = st.privilege_bits < 3 || status & mstatus::MIE != 0;
-            let supervisor = st.privilege_bits == 0 || st.privilege_bits == 1 && status & mstatus::SIE != 0;
-            let delegated = if supervisor { st.m.mideleg } else { 0 };
-            enabled &= delegated | if machine { !st.m.mideleg } else { 0 };
-        }
+        let enabled = if st.waiting != 0 {
+            st.m.mie
+        } else {
+            let (machine, supervisor) = interrupt::enabled(st);
+            machine | supervisor
+        };
         self.watched = enabled;
         let timed = interrupt::timer_compare(st) && enabled & bit::STI != 0;
         self.deadline = if timed { st.s.stimecmp } else { u64::MAX };
     }
 
+    /// Looks out for nothing: the board has not started the hart.
+    pub fn ignore(&mut self) {
+        (self.watched, self.deadline) = (0, u64::MAX);
+    }
+
     /// Has the hart woken when stimecmp comes due, if it is in force.
     pub fn arm_timer(&self, st: &RiscvState) {
-        let due = interrupt::timer_compare(st).then(|| nanoseconds(st.s.stimecmp, self.config.timebase));
-        self.config.timer.arm(due.flatten());
+        self.config.timer.arm(interrupt::timer_compare(st).then_some(st.s.stimecmp));
     }
-}
-
-/// mtime after `ns` nanoseconds.
-fn ticks(ns: u64, timebase: u64) -> u64 {
-    (u128::from(ns) * u128::from(timebase) / 1_000_000_000) as u64
-}
-
-/// The first nanosecond at which mtime has reached `ticks`; none if that is beyond 64 bits.
-fn nanoseconds(ticks: u64, timebase: u64) -> Option<u64> {
-    let ns = (u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(timebase.max(1)));
-    u64::try_from(ns).ok()
 }
 
 /// The bus of one hart: its surroundings and its data, borrowed from the context.
@@ -148,7 +129,11 @@ impl SystemBus for Bus<'_> {
     }
 
     fn time(&mut self) -> u64 {
-        ticks(self.env.clock_ns(), self.cpu.config.timebase)
+        if self.env.counter().is_some() {
+            // Brings virtual time up to the instruction at hand.
+            self.env.clock_ns();
+        }
+        self.cpu.config.timer.time()
     }
 
     /// One cycle each nanosecond.

@@ -131,6 +131,7 @@ impl RiscvGuest {
         // Which translation it was on its way to does not matter: the one that compares is right in any state.
         st.pc &= !1;
         if st.stopped != 0 {
+            bus.cpu.ignore();
             return Next::Wait;
         }
         if st.waiting != 0 && interrupt::ends_wait(st, &mut bus) {

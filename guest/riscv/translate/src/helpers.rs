@@ -100,8 +100,8 @@ helpers! {
     VECTOR_STORE = vectors::store(I64, I64, I64, I64) -> Void, VECTOR_CHECKED;
     /// vsetvl (AVL, vtype, kind of AVL): the new vl.
     VECTOR_SET_VL = vectors::set_vl(I64, I64, I64) -> I64, VECTOR;
-    /// A CSR instruction (operand, number | operation << 12 | writes << 14 | instruction << 32): the old value.
-    CSR = runtime::csr(I64, I64) -> I64, SYSTEM;
+    /// A CSR instruction (operand, number | operation << 12 | writes << 14 | instruction << 32, rd), which writes rd.
+    CSR = runtime::csr(I64, I64, I64) -> Void, SYSTEM;
     /// SFENCE.VMA and SINVAL.VMA (vaddr, asid, has vaddr | has asid << 1 | SINVAL << 2 | instruction << 32).
     SFENCE = runtime::sfence(I64, I64, I64) -> Void, CHECKS;
     /// SFENCE.W.INVAL and SFENCE.INVAL.IR (instruction).

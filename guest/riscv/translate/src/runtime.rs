@@ -3,10 +3,10 @@
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::csr as number;
-use rhea_riscv_system::Exception;
 use rhea_riscv_system::csr::{self, Operation, Request};
 use rhea_riscv_system::exception::Cause;
 use rhea_riscv_system::privileged::{self, CacheBlock};
+use rhea_riscv_system::{Exception, interrupt};
 
 use crate::cpu::{Bus, RiscvCpu};
 use crate::{float, helpers, reasons};
@@ -37,31 +37,51 @@ fn request(operand: u64, packed: u64) -> Request {
     }
 }
 
-pub extern "C" fn csr(cx: &mut VcpuContext, operand: u64, packed: u64, _: u64, _: u64) -> u64 {
+/// CSRs that only floating point knows, whose writing changes no more than flags and rounding.
+fn is_float(csr: u16) -> bool {
+    matches!(csr, number::FFLAGS | number::FRM | number::FCSR)
+}
+
+/// A CSR instruction. The unit goes on after it unless what it was translated under has changed, or an interrupt is to be
+/// taken: then the hart is put behind the instruction, and the unit is left.
+pub extern "C" fn csr(cx: &mut VcpuContext, operand: u64, packed: u64, rd: u64, _: u64) -> u64 {
     let request = request(operand, packed);
     let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
-    let floats = matches!(request.number, number::FFLAGS | number::FRM | number::FCSR);
+    let floats = is_float(request.number);
     if floats {
         float::gather_flags(st, env);
     }
-    match csr::execute(st, &mut Bus { env, cpu }, request) {
-        Ok((old, effects)) => {
-            if let Some(scope) = effects.flush {
-                Bus { env, cpu }.flush(scope);
-            }
-            if effects.timer {
-                cpu.arm_timer(st);
-            }
-            if floats && request.writes {
-                float::load_rounding(st, env);
-            }
-            if st.config.xlen == 32 { old as i32 as u64 } else { old }
-        }
+    let mode = st.mode;
+    let mut bus = Bus { env, cpu };
+    let (old, effects) = match csr::execute(st, &mut bus, request) {
+        Ok(done) => done,
         Err(exception) => {
             raise(cx, exception);
-            0
+            return 0;
         }
+    };
+    st.set_x(rd as usize, old);
+    if !request.writes {
+        return 0;
     }
+    if let Some(scope) = effects.flush {
+        bus.flush(scope);
+    }
+    if floats {
+        float::load_rounding(st, bus.env);
+    }
+    if effects.timer {
+        bus.cpu.arm_timer(st);
+    }
+    let interrupted = effects.interrupts && {
+        bus.cpu.watch(st);
+        interrupt::deliverable(st, &mut bus).is_some()
+    };
+    if interrupted || effects.flush.is_some() || st.mode != mode {
+        st.pc = st.pc.wrapping_add(4) & st.config.mask();
+        cx.leave(reasons::RESUME);
+    }
+    0
 }
 
 pub extern "C" fn sfence(cx: &mut VcpuContext, vaddr: u64, asid: u64, packed: u64, _: u64) -> u64 {

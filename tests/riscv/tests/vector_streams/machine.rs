@@ -35,6 +35,10 @@ impl MmioHandler for Stop {
 struct NoTimer;
 
 impl HartTimer for NoTimer {
+    fn time(&self) -> u64 {
+        0
+    }
+
     fn arm(&self, _: Option<u64>) {}
 }
 
@@ -70,8 +74,6 @@ impl Machine {
             reset_vector: RAM,
             lines: Arc::new(InterruptLines::default()),
             timer: Arc::new(NoTimer),
-            clock: clock.clone(),
-            timebase: 10_000_000,
             random_seed: 1,
         });
         let mut st = model.reset_state(0, RAM);

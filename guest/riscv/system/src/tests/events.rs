@@ -290,3 +290,15 @@ fn a_filtered_counter_stands_still_in_its_mode() {
     bus.cycles = 200;
     assert_eq!(read(&mut st, &mut bus, n::MHPMCOUNTER3), Ok(30));
 }
+
+#[test]
+fn an_edge_of_the_supervisor_software_interrupt_stays_until_software_clears_it() {
+    let (mut st, mut bus) = hart("rv64");
+    bus.lines.post_supervisor_software();
+    assert!(interrupt::pending(&st, &mut bus) & 2 != 0, "it waits before the hart has taken it over");
+    assert_eq!(read(&mut st, &mut bus, n::SIP).map(|sip| sip & 2), Ok(0), "not delegated: not to be seen");
+    write(&mut st, &mut bus, n::MIDELEG, 2).unwrap();
+    assert_eq!(read(&mut st, &mut bus, n::SIP).map(|sip| sip & 2), Ok(2));
+    write(&mut st, &mut bus, n::SIP, 0).unwrap();
+    assert_eq!(interrupt::pending(&st, &mut bus) & 2, 0);
+}

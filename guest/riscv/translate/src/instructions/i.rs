@@ -89,11 +89,8 @@ impl UnitTranslator<'_> {
         }
         let request = u64::from(csr.0) | (operation as u64) << 12 | u64::from(writes) << 14;
         let request = self.c64(request | u64::from(self.bits) << 32);
-        let old = self.helper(helpers::CSR, &[operand, request]);
-        self.set_x(rd, old);
-        if writes {
-            self.leave_after();
-        }
+        let rd = self.c64(rd.0.into());
+        self.helper(helpers::CSR, &[operand, request, rd]);
     }
 
     fn csr_register(&mut self, a: CsrRegister, operation: Operation) {
