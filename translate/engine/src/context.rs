@@ -179,6 +179,7 @@ impl VcpuContext {
     }
 
     /// The page behind an access of `len` bytes at `vaddr` that does not leave it.
+    #[inline]
     pub(crate) fn page_of(
         &mut self,
         vaddr: u64,
@@ -199,6 +200,7 @@ impl VcpuContext {
     }
 
     /// Loads `size` (1, 2, 4, 8) bytes.
+    #[inline]
     pub fn load(&mut self, vaddr: u64, size: u32, index: u8) -> Result<u64, Leave> {
         if Self::crosses(vaddr, u64::from(size)) {
             let mut bytes = [0; 8];

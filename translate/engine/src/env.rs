@@ -197,6 +197,7 @@ impl Env {
     }
 
     /// Loads within a page that is known.
+    #[inline]
     pub(crate) fn load_at(&mut self, page: &PageRef, vaddr: u64, size: u32) -> u64 {
         if page.host != 0 {
             return host_load(page.host + (vaddr % PAGE) as usize, size);

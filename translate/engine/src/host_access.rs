@@ -18,6 +18,7 @@ pub(crate) fn host_write(host: usize, bytes: &[u8]) {
 }
 
 /// Loads 1, 2, 4 or 8 bytes at a host address inside guest RAM.
+#[inline]
 pub(crate) fn host_load(host: usize, size: u32) -> u64 {
     // SAFETY: `host..host + size` lies in one page of a RAM block kept alive by the caller's Env; guest RAM is only
     // accessed atomically or by translated code outside the Rust memory model. Unaligned accesses use volatile reads.

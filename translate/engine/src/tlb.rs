@@ -290,6 +290,7 @@ impl Env {
     // ---- soft TLB ----
 
     /// The page behind `vaddr` if the TLB knows it and permits the access.
+    #[inline]
     pub fn page(&self, vaddr: u64, access: Access, index: u8) -> Option<PageRef> {
         let p = &self.tables.pages[(usize::from(index) << TLB_BITS) | slot(vaddr)];
         (p.vpage == vaddr & PAGE_MASK && p.permits(access)).then_some(*p)

@@ -1,7 +1,5 @@
 //! Loops as compilers and libraries write them: how long they take.
 
-use std::time::Instant;
-
 use rhea_engine::Tier;
 use rhea_riscv_state::state::mstatus;
 
@@ -131,6 +129,29 @@ const LOOPS: &[(&str, u64, &[&str])] = &[
     ),
 ];
 
+/// Single instructions, eight in a row: vtype and text.
+const SINGLE: &[(&str, &str)] = &[
+    ("e32, m4", "vlse32.v v8, (a1), a3"),
+    ("e32, m4", "vsse32.v v8, (a1), a3"),
+    ("e8, m1", "vlseg4e8.v v8, (a1)"),
+    ("e8, m1", "vsseg4e8.v v8, (a1)"),
+    ("e32, m4", "vluxei32.v v8, (a1), v0"),
+    ("e32, m4", "vle32.v v8, (a1), v0.t"),
+    ("e32, m4", "vse32.v v8, (a1), v0.t"),
+    ("e8, m1", "vrgather.vv v8, v16, v24"),
+    ("e32, m4", "vslidedown.vi v8, v16, 3"),
+    ("e32, m4", "vcompress.vm v8, v16, v0"),
+    ("e32, m4", "vfredusum.vs v8, v16, v24"),
+    ("e32, m4", "vfdiv.vv v8, v16, v24, v0.t"),
+    ("e32, m4", "vdiv.vv v8, v16, v24"),
+    ("e16, m4", "vaadd.vv v8, v16, v24"),
+    ("e8, m2", "vnclipu.wi v8, v16, 4"),
+    ("e32, m2", "vfncvt.f.f.w v8, v16"),
+    ("e32, m4", "viota.m v8, v0"),
+    ("e16, m4", "vfmul.vv v8, v16, v24"),
+    ("e32, m4", "vadc.vvm v8, v16, v24, v0"),
+];
+
 /// The loop, called `rounds` times, assembled; nothing if there is no assembler.
 fn assemble(lines: &[&str], elements: u64, rounds: u64) -> Option<Vec<u8>> {
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -157,25 +178,54 @@ fn assemble(lines: &[&str], elements: u64, rounds: u64) -> Option<Vec<u8>> {
     code
 }
 
+/// Nanoseconds that this thread has been executing.
+fn cpu_time() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default()
+}
+
+/// Nanoseconds of one call of the loop; nothing if there is no assembler.
+fn measure(cpu: &str, lines: &[&str], elements: u64, rounds: u64) -> Option<f64> {
+    let code = assemble(lines, elements, rounds)?;
+    let mut machine = Machine::new(cpu, Tier::Baseline, false);
+    machine.write(CODE, &code);
+    let st = machine.state();
+    st.m.mstatus |= mstatus::FS | mstatus::VS;
+    st.f[10] = u64::from(0.001f32.to_bits()) | u64::MAX << 32;
+    machine.write(RAM + 0x2_0000, &[1; 0x4_0000]);
+    let start = cpu_time();
+    machine.run(CODE);
+    Some((cpu_time() - start) as f64 / rounds as f64)
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn nanoseconds_of_loops() {
     let only = std::env::var("RHEA_LOOP").unwrap_or_default();
     for cpu in ["max", "max,vlen=256"] {
         for (name, elements, lines) in LOOPS.iter().filter(|l| l.0.contains(&only)) {
-            let rounds = 60_000_000 / elements;
-            let Some(code) = assemble(lines, *elements, rounds) else { return };
-            let mut machine = Machine::new(cpu, Tier::Baseline, false);
-            machine.write(CODE, &code);
-            let st = machine.state();
-            st.m.mstatus |= mstatus::FS | mstatus::VS;
-            st.f[10] = u64::from(0.001f32.to_bits()) | u64::MAX << 32;
-            machine.write(RAM + 0x2_0000, &[1; 0x4_0000]);
-            let start = Instant::now();
-            machine.run(CODE);
-            let ns = start.elapsed().as_nanos() as f64;
-            let each = ns / (rounds * elements) as f64;
-            eprintln!("{cpu:14} {name:16} {:8.1} ns a call, {each:6.3} ns an element", ns / rounds as f64);
+            let Some(ns) = measure(cpu, lines, *elements, 60_000_000 / elements) else { return };
+            eprintln!("{cpu:14} {name:30} {ns:9.1} ns a call, {:6.3} ns an element", ns / *elements as f64);
+        }
+        for (vtype, text) in SINGLE.iter().filter(|(_, text)| text.contains(&only)) {
+            let set = format!("vsetvli t0, zero, {vtype}, ta, ma");
+            let first = format!("1: {text}");
+            let lines = [
+                &set,
+                "li a3, 8",
+                &first,
+                text,
+                text,
+                text,
+                text,
+                text,
+                text,
+                text,
+                "addi a0, a0, -8",
+                "bnez a0, 1b",
+            ];
+            let Some(ns) = measure(cpu, &lines, 512, 1000) else { return };
+            eprintln!("{cpu:14} {text:30} {:9.1} ns an instruction", ns / 512.0);
         }
     }
 }
