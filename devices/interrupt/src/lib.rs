@@ -6,6 +6,7 @@
 //! lock released. See `devices/README.md` for the whole order.
 
 pub mod aclint;
+pub mod aplic;
 pub mod bus;
 pub mod ioapic;
 pub mod lapic;
@@ -13,6 +14,7 @@ pub mod pic;
 pub mod plic;
 
 pub use aclint::{Mswi, Sswi};
+pub use aplic::Aplic;
 pub use bus::{ApicBus, DeliveryMode, EoiSink, InterruptMessage};
 pub use ioapic::IoApic;
 pub use lapic::{ExtIntSource, LocalApic, LocalApicConfig, RegisterFault, pending};

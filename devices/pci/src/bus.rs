@@ -1,10 +1,9 @@
 //! A PCI bus: functions by number, and configuration accesses to them.
 
 use crate::config::Attachment;
-use crate::pirq::PirqRouter;
 use crate::spec;
 use parking_lot::RwLock;
-use rhea_device::MsiSink;
+use rhea_device::{IrqLine, MsiSink};
 use rhea_memory::Region;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +29,12 @@ pub trait PciFunction: Send + Sync {
     fn attach(&self, attachment: Attachment);
 }
 
+/// Where interrupt pins lead.
+pub trait IntxRouter: Send + Sync {
+    /// A line for interrupt pin `pin` (1 to 4; 0 for none) of `device`. Asked for once a function is plugged in.
+    fn line(&self, device: u8, pin: u8) -> IrqLine;
+}
+
 /// A place on the bus cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotError {
@@ -46,7 +51,7 @@ pub struct PciBus {
     functions: RwLock<BTreeMap<PciAddress, Arc<dyn PciFunction>>>,
     memory: Arc<Region>,
     io: Arc<Region>,
-    pirq: Arc<PirqRouter>,
+    intx: Arc<dyn IntxRouter>,
     msi: Arc<dyn MsiSink>,
 }
 
@@ -55,10 +60,10 @@ impl PciBus {
     pub fn new(
         memory: Arc<Region>,
         io: Arc<Region>,
-        pirq: Arc<PirqRouter>,
+        intx: Arc<dyn IntxRouter>,
         msi: Arc<dyn MsiSink>,
     ) -> Arc<Self> {
-        Arc::new(Self { functions: RwLock::default(), memory, io, pirq, msi })
+        Arc::new(Self { functions: RwLock::default(), memory, io, intx, msi })
     }
 
     /// Plugs `function` in at `address`.
@@ -76,7 +81,7 @@ impl PciBus {
         function.attach(Attachment {
             memory: self.memory.clone(),
             io: self.io.clone(),
-            intx: self.pirq.line(address.device, function.interrupt_pin()),
+            intx: self.intx.line(address.device, function.interrupt_pin()),
             msi: self.msi.clone(),
         });
         functions.insert(address, function);

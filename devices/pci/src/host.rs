@@ -4,6 +4,7 @@
 
 use crate::bus::{PciBus, PciFunction};
 use crate::config::{Attachment, FunctionConfig, FunctionIdentity};
+use crate::ecam::ecam;
 use crate::spec;
 use parking_lot::Mutex;
 use rhea_device::{LoadError, Reset, ResetKind, SavedRecord, StateUnit, load_record, save_record};
@@ -38,7 +39,7 @@ impl Q35Host {
 
     /// The memory-mapped configuration space, 1 MiB for each bus.
     pub fn ecam(self: &Arc<Self>) -> Arc<dyn MmioHandler> {
-        Arc::new(Ecam(self.bus.clone()))
+        ecam(&self.bus)
     }
 }
 
@@ -73,24 +74,6 @@ impl MmioHandler for ConfigPorts {
         } else if let Some((bus, devfn, register)) = self.target(offset) {
             self.0.bus.config_write(bus, devfn, register, size, value as u32);
         }
-    }
-
-    fn access_sizes(&self) -> AccessSizes {
-        AccessSizes { min: 1, max: 4 }
-    }
-}
-
-struct Ecam(Arc<PciBus>);
-
-impl MmioHandler for Ecam {
-    fn read(&self, offset: u64, size: usize) -> u64 {
-        let (bus, devfn, register) = ((offset >> 20) as u8, (offset >> 12) as u8, (offset & 0xfff) as usize);
-        u64::from(self.0.config_read(bus, devfn, register, size))
-    }
-
-    fn write(&self, offset: u64, size: usize, value: u64) {
-        let (bus, devfn, register) = ((offset >> 20) as u8, (offset >> 12) as u8, (offset & 0xfff) as usize);
-        self.0.config_write(bus, devfn, register, size, value as u32);
     }
 
     fn access_sizes(&self) -> AccessSizes {

@@ -1,4 +1,5 @@
-//! PCI: configuration space, functions, interrupts, and the Q35 host with its LPC bridge.
+//! PCI: configuration space, functions, interrupts, the Q35 host with its LPC bridge, and a host for boards without
+//! ports.
 //!
 //! Source: PCI Local Bus specification 3.0 (configuration space, MSI, MSI-X), PCI Express base specification
 //! (extended configuration space), Intel 3 Series chipset data sheet (host bridge 8086:29C0), ICH9 data sheet
@@ -12,14 +13,16 @@
 
 pub mod bus;
 pub mod config;
+pub mod ecam;
 pub mod host;
 pub mod lpc;
 pub mod msi;
 pub mod pirq;
 pub mod spec;
 
-pub use bus::{PciAddress, PciBus, PciFunction, SlotError};
+pub use bus::{IntxRouter, PciAddress, PciBus, PciFunction, SlotError};
 pub use config::{Attachment, Bar, BarKind, FunctionConfig, FunctionIdentity};
+pub use ecam::{EcamBridge, SwizzledIntx, ecam};
 pub use host::{HostBridge, Q35Host};
 pub use lpc::LpcBridge;
 pub use pirq::PirqRouter;

@@ -2,6 +2,7 @@
 //!
 //! Source: ICH9 data sheet, sections 5.8.6 and 13.1.16 (PIRQ[n]_ROUT).
 
+use crate::bus::IntxRouter;
 use parking_lot::Mutex;
 use rhea_device::{IrqLine, IrqSink, SharedLine};
 use std::sync::Arc;
@@ -55,14 +56,6 @@ impl PirqRouter {
         router
     }
 
-    /// A line for interrupt pin `pin` (1 to 4; 0 for none) of `device`.
-    pub fn line(&self, device: u8, pin: u8) -> IrqLine {
-        match (ROUTES.get(usize::from(device)), pin) {
-            (Some(pins), 1..=4) => self.inputs.lock()[usize::from(pins[usize::from(pin) - 1])].input(),
-            _ => IrqLine::unconnected(),
-        }
-    }
-
     /// PIRQ[n]_ROUT.
     pub fn rout(&self, pirq: usize) -> u8 {
         self.state.lock().rout[pirq & 7]
@@ -91,6 +84,15 @@ impl PirqRouter {
         let mut state = self.state.lock();
         state.rout = [NOT_ROUTED; 8];
         self.drive(&state);
+    }
+}
+
+impl IntxRouter for PirqRouter {
+    fn line(&self, device: u8, pin: u8) -> IrqLine {
+        match (ROUTES.get(usize::from(device)), pin) {
+            (Some(pins), 1..=4) => self.inputs.lock()[usize::from(pins[usize::from(pin) - 1])].input(),
+            _ => IrqLine::unconnected(),
+        }
     }
 }
 

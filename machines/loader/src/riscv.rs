@@ -29,6 +29,8 @@ pub struct Image {
     pub end: u64,
     /// What it is, for messages.
     pub format: &'static str,
+    /// Addresses of the symbols `tohost` and `fromhost`, if the file is an ELF file that has both.
+    pub htif: Option<(u64, u64)>,
 }
 
 /// Where a file may go.
@@ -74,7 +76,11 @@ pub fn load(what: &'static str, path: &Path, placement: &Placement) -> Result<Im
     }
     if head.starts_with(b"\x7fELF") {
         let image = elf::parse(path, &file, len, &head, elf::RISCV)?;
-        return load_elf(what, &image, placement);
+        let mut loaded = load_elf(what, &image, placement)?;
+        let [to, from] = symbols::find(&file, len, &head, image.is_64bit, [b"tohost", b"fromhost"]);
+        let physical = |address: u64| physical(&image, address);
+        loaded.htif = to.map(physical).zip(from.map(physical));
+        return Ok(loaded);
     }
     let (payload, size) = if head.get(zboot::MAGIC..zboot::MAGIC + 4) == Some(zboot::MAGIC_VALUE) {
         zboot_payload(path, len, &head)?
@@ -160,7 +166,7 @@ fn load_flat(
         return Err(too_little(what, size, end, placement));
     }
     let format = if is_image { "Linux Image" } else { "flat binary" };
-    Ok(Image { blobs: vec![blob(base)], entry: base, low: base, end, format })
+    Ok(Image { blobs: vec![blob(base)], entry: base, low: base, end, format, htif: None })
 }
 
 fn too_little(what: &'static str, needed: u64, end: u64, placement: &Placement) -> LoadError {
@@ -192,20 +198,22 @@ fn load_elf(what: &'static str, image: &ElfImage, placement: &Placement) -> Resu
             blobs.push(Blob { name: what, address: segment.address + file_size, source });
         }
     }
-    Ok(Image { blobs, entry: physical_entry(image), low, end: high, format: "ELF" })
+    Ok(Image { blobs, entry: physical(image, image.entry), low, end: high, format: "ELF", htif: None })
 }
 
-/// The entry point as a physical address: kernels are linked to virtual ones.
-fn physical_entry(image: &ElfImage) -> u64 {
+/// The physical address of what is linked at `address`: kernels are linked to virtual ones.
+fn physical(image: &ElfImage, address: u64) -> u64 {
     let home = image.segments.iter().find(|segment| {
-        image.entry.checked_sub(segment.virtual_address).is_some_and(|at| at < segment.memory_size)
+        address.checked_sub(segment.virtual_address).is_some_and(|at| at < segment.memory_size)
     });
     match home {
         // The difference is below the segment's size, whose end was checked against RAM.
-        Some(segment) => segment.address.wrapping_add(image.entry - segment.virtual_address),
-        None => image.entry,
+        Some(segment) => segment.address.wrapping_add(address - segment.virtual_address),
+        None => address,
     }
 }
+
+mod symbols;
 
 #[cfg(test)]
 mod tests;

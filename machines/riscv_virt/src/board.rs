@@ -4,16 +4,21 @@ use crate::TIMEBASE;
 use crate::boot::{self, BootMedia};
 use crate::config::{BuildError, NumaConfig, VirtConfig};
 use crate::empty_slot::EmptySlot;
+use crate::firmware_config;
 use crate::hart::{self, VirtHart};
 use crate::memory_map as map;
+use crate::pci::{self, NoMsi};
 use crate::reset_vector::boot_rom;
 use parking_lot::Mutex;
 use rhea_chardev::NullChardev;
-use rhea_chipset::SifiveTest;
+use rhea_chipset::htif::WORD_SIZE;
+use rhea_chipset::{Htif, SifiveTest};
 use rhea_device::{IrqLine, PowerControl, Reset, ResetKind, StateUnit, VirtualClock};
+use rhea_firmware_devices::{Flash, FwCfg};
 use rhea_interrupt::{Mswi, Plic, Sswi};
 use rhea_loader::Blob;
 use rhea_memory::{AddressSpace, MmioHandler, RamBlock, Region, Topology};
+use rhea_pci::PciBus;
 use rhea_riscv_state::InterruptLines;
 use rhea_riscv_state::platform::Lines;
 use rhea_serial::Uart16550;
@@ -52,6 +57,8 @@ pub struct VirtMachine {
     pub boot_format: Option<&'static str>,
     /// Guest RAM.
     pub ram: Arc<RamBlock>,
+    /// The PCI bus. Functions are plugged in before the machine runs, and registered with [`VirtMachine::register`].
+    pub pci: Arc<PciBus>,
     /// Places for virtio-mmio transports; see [`VirtMachine::plug_virtio`].
     pub virtio_slots: Vec<VirtioSlot>,
     topology: Arc<Topology>,
@@ -122,10 +129,15 @@ impl VirtMachine {
         slot.taken = true;
         let region = Region::mmio(&self.topology, path, map::VIRTIO_STRIDE, device.clone());
         self.system.add_with_priority(slot.address, &region, 1);
+        self.register(path, device);
+        true
+    }
+
+    /// Registers a device that was added, for reset and saved state.
+    pub fn register<T: Reset + StateUnit + 'static>(&mut self, path: &str, device: Arc<T>) {
         // Before the interrupt controllers, which look at its line.
         self.resets.insert(0, device.clone());
         self.saved.insert(0, SavedUnit { path: path.into(), unit: device });
-        true
     }
 
     /// The devices whose state is saved, those that drive lines before those that receive them.
@@ -152,10 +164,17 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     let plic = board.interrupt_controller();
     board.add_devices(&plic);
     let virtio_slots = board.add_virtio_slots(&plic);
+    let pci = board.add_pci(&plic);
+    board.add_flash()?;
+    let memory = AddressSpace::new("system", board.system.clone());
+    board.add_fw_cfg(&memory)?;
+    if let Some(words) = media.htif {
+        board.add_htif(words, &memory);
+    }
     let mtimer = board.add_local_interrupts();
     // Last: a reset of a device may change the level of its line.
     board.register("plic", &plic);
-    board.finish(media, virtio_slots, &mtimer)
+    board.finish(media, memory, pci, virtio_slots, &mtimer)
 }
 
 fn check_numa(numa: &NumaConfig, config: &VirtConfig) -> Result<(), BuildError> {
@@ -269,13 +288,69 @@ impl<'a> Board<'a> {
         mtimer
     }
 
+    fn add_pci(&mut self, plic: &Arc<Plic>) -> Arc<PciBus> {
+        let lines = std::array::from_fn(|index| plic.input(map::PCI_IRQ + index as u32));
+        let window = map::pci_high_memory(self.config.cpu.config().xlen, self.config.ram_size);
+        let (bus, bridge) = pci::host(&self.topology, &self.system, lines, Arc::new(NoMsi), window);
+        self.register("pci/00.0", &bridge);
+        bus
+    }
+
+    /// Both banks; one without image reads as zeros, and changes to it last until the machine ends.
+    fn add_flash(&mut self) -> Result<(), BuildError> {
+        for (index, config) in self.config.flash.iter().enumerate() {
+            let name = format!("flash{index}");
+            let block = block(&name, map::FLASH_SIZE)?;
+            let (store, read_only) = match config {
+                Some(config) if config.contents.len() as u64 != map::FLASH_SIZE => {
+                    return Err(BuildError::FlashSize { size: config.contents.len() as u64 });
+                }
+                Some(config) => {
+                    block.write_bytes(0, &config.contents);
+                    (config.store.clone(), config.read_only)
+                }
+                None => (None, false),
+            };
+            let flash = Flash::new(&self.topology, block, store, read_only);
+            self.system.add(map::FLASH + index as u64 * map::FLASH_SIZE, flash.region());
+            self.register(&name, &flash);
+        }
+        Ok(())
+    }
+
+    fn add_fw_cfg(&mut self, memory: &Arc<AddressSpace>) -> Result<(), BuildError> {
+        let device = FwCfg::new(firmware_config::contents(self.config)?, memory.clone());
+        self.map("fw-cfg", map::FW_CFG, rhea_firmware_devices::fw_cfg::MMIO_SIZE, device.clone());
+        self.register("fw-cfg", &device);
+        Ok(())
+    }
+
+    /// The host-target interface, over two words of RAM. Words that overlap, lie elsewhere or are not aligned are left.
+    fn add_htif(&mut self, (to_host, from_host): (u64, u64), memory: &Arc<AddressSpace>) {
+        let ram = map::DRAM..map::DRAM + self.config.ram_size;
+        let legal = |word: u64| word.is_multiple_of(WORD_SIZE) && ram.contains(&word);
+        if to_host == from_host || !legal(to_host) || !legal(from_host) {
+            return;
+        }
+        let console = self.config.serial.clone().unwrap_or_else(|| Arc::new(NullChardev));
+        let htif = Htif::new(console, self.power.clone(), memory);
+        for (name, address, handler) in
+            [("tohost", to_host, htif.to_host()), ("fromhost", from_host, htif.from_host())]
+        {
+            let region = Region::mmio(&self.topology, name, WORD_SIZE, handler);
+            self.system.add_with_priority(address, &region, 1);
+        }
+        self.register("htif", &htif);
+    }
+
     fn finish(
         self,
         media: BootMedia,
+        memory: Arc<AddressSpace>,
+        pci: Arc<PciBus>,
         virtio_slots: Vec<VirtioSlot>,
         mtimer: &Arc<Mtimer>,
     ) -> Result<VirtMachine, BuildError> {
-        let memory = AddressSpace::new("system", self.system.clone());
         let hart = |(index, lines): (usize, &Arc<InterruptLines>)| VirtHart {
             hart_id: index as u64,
             memory: memory.clone(),
@@ -293,6 +368,7 @@ impl<'a> Board<'a> {
             power: self.power,
             boot_format: media.format,
             ram: self.ram,
+            pci,
             virtio_slots,
             topology: self.topology,
             system: self.system,

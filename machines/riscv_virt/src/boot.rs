@@ -5,7 +5,7 @@
 
 use crate::config::{BuildError, Firmware, VirtConfig};
 use crate::device_tree;
-use crate::memory_map::{DRAM, KIB, MIB, REACHABLE_END};
+use crate::memory_map::{DRAM, FLASH, KIB, MIB, REACHABLE_END};
 use crate::reset_vector::Handover;
 use rhea_device_tree::Node;
 use rhea_loader::riscv::{Image, Placement, load};
@@ -43,6 +43,8 @@ pub(crate) struct BootMedia {
     pub handover: Handover,
     /// What the kernel file was found to be.
     pub format: Option<&'static str>,
+    /// Addresses of the host-target interface's two words.
+    pub htif: Option<(u64, u64)>,
     /// The random bytes in the device tree are to be renewed at reset.
     pub reseed: bool,
 }
@@ -68,8 +70,10 @@ pub(crate) fn prepare(config: &VirtConfig) -> Result<BootMedia, BuildError> {
     let xlen = config.cpu.config().xlen;
     let ram = DRAM..DRAM + config.ram_size;
     let firmware = firmware(config, xlen, &ram)?;
-    let kernel = kernel(config, xlen, &ram, firmware.as_ref())?;
-    if firmware.is_none() && kernel.is_none() && config.loaders.is_empty() {
+    // What is in flash starts the kernel itself.
+    let in_flash = config.flash[0].is_some();
+    let kernel = if in_flash { None } else { kernel(config, xlen, &ram, firmware.as_ref())? };
+    if firmware.is_none() && kernel.is_none() && !in_flash && config.loaders.is_empty() {
         return Err(BuildError::NothingToBoot);
     }
     let seed = match config.rng_seed {
@@ -82,10 +86,11 @@ pub(crate) fn prepare(config: &VirtConfig) -> Result<BootMedia, BuildError> {
     };
     let tree = |initrd: Option<(u64, u64)>| -> Result<Vec<u8>, BuildError> {
         let mut tree: Node = base.clone();
-        device_tree::choose(&mut tree, config.append.as_deref(), initrd, &seed);
+        let append = config.append.as_deref().filter(|_| !in_flash);
+        device_tree::choose(&mut tree, append, initrd, &seed);
         Ok(tree.to_blob()?)
     };
-    let initrd = config.initrd.as_ref().map(|path| open("initrd", path)).transpose()?;
+    let initrd = config.initrd.as_ref().filter(|_| !in_flash).map(|path| open("initrd", path)).transpose()?;
     // The addresses in it do not change its size.
     let size = tree(initrd.as_ref().map(|_| (0, 0)))?.len() as u64;
     let reachable = ram.end.min(REACHABLE_END);
@@ -103,7 +108,7 @@ pub(crate) fn prepare(config: &VirtConfig) -> Result<BootMedia, BuildError> {
         blobs.push(Blob::file("initrd", start, &file, 0, len));
     }
     check_overlaps(&taken)?;
-    let next = kernel.as_ref().map(|image| image.entry);
+    let next = if in_flash { Some(FLASH) } else { kernel.as_ref().map(|image| image.entry) };
     let handover = Handover {
         xlen,
         entry: firmware.as_ref().map(|image| image.entry).or(next).unwrap_or(DRAM),
@@ -111,9 +116,11 @@ pub(crate) fn prepare(config: &VirtConfig) -> Result<BootMedia, BuildError> {
         next: next.unwrap_or(0),
     };
     let format = kernel.as_ref().map(|image| image.format);
+    // For test programs, which run without firmware.
+    let htif = kernel.as_ref().filter(|_| firmware.is_none()).and_then(|image| image.htif);
     blobs.extend(firmware.into_iter().chain(kernel).flat_map(|image| image.blobs));
     let (device_tree, reseed) = (tree(initrd_range)?, config.rng_seed.is_none());
-    Ok(BootMedia { blobs, device_tree, device_tree_address, handover, format, reseed })
+    Ok(BootMedia { blobs, device_tree, device_tree_address, handover, format, htif, reseed })
 }
 
 fn open(what: &'static str, path: &PathBuf) -> Result<(Arc<File>, u64), LoadError> {

@@ -1,7 +1,9 @@
 //! What a machine is built from, and why it may not be possible.
 
+use crate::memory_map::FLASH_SIZE;
 use crate::topology::{HartTopology, TopologyError};
 use rhea_chardev::Chardev;
+use rhea_firmware_devices::{FlashStore, FwCfgItem};
 use rhea_riscv_state::CpuModel;
 use rhea_timer::RtcConfig;
 use std::path::PathBuf;
@@ -46,6 +48,46 @@ pub struct LoaderRequest {
     pub addr: u64,
 }
 
+/// What a flash bank starts with.
+#[derive(Clone)]
+pub struct FlashConfig {
+    /// Its bytes: 32 MiB.
+    pub contents: Vec<u8>,
+    /// Where changes go so that they last, if anywhere.
+    pub store: Option<Arc<dyn FlashStore>>,
+    /// Changes fail.
+    pub read_only: bool,
+}
+
+/// A file that holds a flash bank.
+struct FlashFile(std::fs::File);
+
+impl FlashStore for FlashFile {
+    fn write(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+    }
+}
+
+impl FlashConfig {
+    /// A bank that is kept in a raw file.
+    ///
+    /// # Errors
+    /// The file cannot be read (or written, unless `read_only`), or has another size.
+    pub fn from_file(path: &std::path::Path, read_only: bool) -> Result<Self, BuildError> {
+        let failed = |source| BuildError::FlashFile { path: path.to_owned(), source };
+        let file = std::fs::OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        if size != FLASH_SIZE {
+            return Err(BuildError::FlashSize { size });
+        }
+        let mut contents = vec![0; FLASH_SIZE as usize];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut contents, 0).map_err(failed)?;
+        let store: Option<Arc<dyn FlashStore>> =
+            if read_only { None } else { Some(Arc::new(FlashFile(file))) };
+        Ok(Self { contents, store, read_only })
+    }
+}
+
 /// A machine to build.
 #[derive(Clone)]
 pub struct VirtConfig {
@@ -76,6 +118,11 @@ pub struct VirtConfig {
     pub aclint: bool,
     /// Random bytes for the kernel; `None`: from the host, new ones at every reset.
     pub rng_seed: Option<[u8; 32]>,
+    /// The two flash banks (`pflash0`, `pflash1`). With the first one, firmware goes on there instead of in a kernel, and
+    /// hands the kernel on: it finds it in the firmware configuration device.
+    pub flash: [Option<FlashConfig>; 2],
+    /// Further files for the firmware configuration device (`-fw_cfg`).
+    pub fw_cfg: Vec<(String, FwCfgItem)>,
     /// Files to copy into memory.
     pub loaders: Vec<LoaderRequest>,
 }
@@ -97,6 +144,8 @@ impl VirtConfig {
             rtc: RtcConfig::default(),
             aclint: false,
             rng_seed: None,
+            flash: [None, None],
+            fw_cfg: Vec::new(),
             loaders: Vec::new(),
         }
     }
@@ -179,6 +228,23 @@ pub enum BuildError {
     /// The device tree cannot be written.
     #[error("cannot make the device tree")]
     DeviceTree(#[from] rhea_device_tree::DeviceTreeError),
+    /// A flash image cannot be opened.
+    #[error("cannot open flash image '{}'", path.display())]
+    FlashFile {
+        /// Path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A flash image of another size.
+    #[error("a flash image has {FLASH_SIZE} bytes, this one {size} (truncate -s 32M makes a short one fit)")]
+    FlashSize {
+        /// Its size.
+        size: u64,
+    },
+    /// A firmware configuration file that cannot be added.
+    #[error(transparent)]
+    FwCfg(#[from] rhea_firmware_devices::fw_cfg::FwCfgError),
     /// Loader file cannot be read.
     #[error("cannot read '{}' for the loader device", path.display())]
     LoaderFile {

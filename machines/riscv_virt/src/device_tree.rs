@@ -7,6 +7,8 @@ use crate::TIMEBASE;
 use crate::config::{BuildError, NumaConfig, VirtConfig};
 use crate::memory_map as map;
 use rhea_device_tree::Node;
+use rhea_firmware_devices::fw_cfg::MMIO_SIZE as FW_CFG_SIZE;
+use rhea_pci::SwizzledIntx;
 use rhea_riscv_state::extension::Extension;
 
 /// Property in `/chosen` that holds random bytes.
@@ -53,6 +55,13 @@ pub(crate) fn board(config: &VirtConfig) -> Node {
     root.push(syscon("reboot", "syscon-reboot", rhea_chipset::sifive_test::FINISHER_RESET, &phandles));
     add_memory(&mut root, config);
     root.push(cpus(config, &phandles));
+    let mut fw_cfg = device("fw-cfg", map::FW_CFG, FW_CFG_SIZE, &["qemu,fw-cfg-mmio"]);
+    fw_cfg.flag("dma-coherent");
+    root.push(fw_cfg);
+    let mut flash = device("flash", map::FLASH, 0, &["cfi-flash"]);
+    flash.reg([0, 1].map(|bank| (map::FLASH + bank * map::FLASH_SIZE, map::FLASH_SIZE)));
+    flash.cell("bank-width", 4);
+    root.push(flash);
     root.child("aliases").text("serial0", SERIAL);
     root.child("chosen").text("stdout-path", SERIAL);
     root.push(soc(config, &phandles));
@@ -164,7 +173,42 @@ fn soc(config: &VirtConfig, phandles: &Phandles) -> Node {
         let node = device("virtio_mmio", address, map::VIRTIO_STRIDE, &["virtio,mmio"]);
         soc.push(with_irq(node, map::VIRTIO_IRQ + slot, phandles));
     }
+    soc.push(pci(config, phandles));
     soc
+}
+
+/// The PCI host (bindings "pci-host-generic" and IEEE 1275's for PCI).
+fn pci(config: &VirtConfig, phandles: &Phandles) -> Node {
+    /// Space codes in the first cell of a PCI address.
+    const IO: u32 = 0x100_0000;
+    const MEMORY32: u32 = 0x200_0000;
+    const MEMORY64: u32 = 0x300_0000;
+    let mut pci = device("pci", map::PCI_ECAM, map::PCI_ECAM_SIZE, &["pci-host-ecam-generic"]);
+    pci.text("device_type", "pci").flag("dma-coherent");
+    pci.cell("#address-cells", 3).cell("#size-cells", 2).cell("#interrupt-cells", 1);
+    pci.cells("bus-range", [0, 255]).cell("linux,pci-domain", 0);
+    let (high, high_size) = map::pci_high_memory(config.cpu.config().xlen, config.ram_size);
+    let windows = [
+        (IO, 0, map::PCI_IO, map::PCI_IO_SIZE),
+        (MEMORY32, map::PCI_MEMORY, map::PCI_MEMORY, map::PCI_MEMORY_SIZE),
+        (MEMORY64, high, high, high_size),
+    ];
+    let halves = |value: u64| [(value >> 32) as u32, value as u32];
+    let ranges = windows.into_iter().flat_map(|(space, bus, cpu, size)| {
+        std::iter::once(space).chain([bus, cpu, size].into_iter().flat_map(halves))
+    });
+    pci.cells("ranges", ranges);
+    // Device number modulo four, and the pin.
+    pci.cells("interrupt-map-mask", [3 << 11, 0, 0, 7]);
+    let mut interrupts = Vec::new();
+    for device in 0..4u8 {
+        for pin in 1..=4u8 {
+            let irq = map::PCI_IRQ + SwizzledIntx::index(device, pin) as u32;
+            interrupts.extend([u32::from(device) << 11, 0, 0, pin.into(), phandles.plic(), irq]);
+        }
+    }
+    pci.cells("interrupt-map", interrupts);
+    pci
 }
 
 /// A device with one range of registers.

@@ -10,16 +10,19 @@ mod boot;
 mod config;
 mod device_tree;
 mod empty_slot;
+mod firmware_config;
 mod hart;
 mod memory_map;
+mod pci;
 mod reset_vector;
 mod topology;
 
 pub use board::{SavedUnit, VirtMachine, VirtioSlot, build};
-pub use config::{BuildError, Firmware, LoaderRequest, NumaConfig, NumaNode, VirtConfig};
+pub use config::{BuildError, Firmware, FlashConfig, LoaderRequest, NumaConfig, NumaNode, VirtConfig};
 pub use hart::VirtHart;
 pub use memory_map::{DRAM, RESET_VECTOR, VIRTIO_SLOTS};
 pub use rhea_device::{PowerControl, PowerRequest, VirtualClock};
+pub use rhea_firmware_devices::{FlashStore, FwCfgItem};
 pub use rhea_timer::{RtcBase, RtcClock, RtcConfig};
 pub use topology::{HartTopology, TopologyError};
 

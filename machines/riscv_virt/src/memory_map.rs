@@ -26,6 +26,19 @@ pub const VIRTIO: u64 = 0x1000_1000;
 pub const VIRTIO_STRIDE: u64 = 0x1000;
 /// virtio-mmio transports.
 pub const VIRTIO_SLOTS: usize = 8;
+pub const FW_CFG: u64 = 0x1010_0000;
+pub const FLASH: u64 = 0x2000_0000;
+/// Bytes of each of the two flash banks.
+pub const FLASH_SIZE: u64 = 32 * MIB;
+/// Ports of PCI functions, mapped into memory.
+pub const PCI_IO: u64 = 0x300_0000;
+pub const PCI_IO_SIZE: u64 = 0x1_0000;
+/// Configuration space of 256 buses.
+pub const PCI_ECAM: u64 = 0x3000_0000;
+pub const PCI_ECAM_SIZE: u64 = 0x1000_0000;
+/// Memory of PCI functions that takes 32-bit addresses.
+pub const PCI_MEMORY: u64 = 0x4000_0000;
+pub const PCI_MEMORY_SIZE: u64 = 0x4000_0000;
 /// Start of RAM.
 pub const DRAM: u64 = 0x8000_0000;
 
@@ -33,6 +46,8 @@ pub const DRAM: u64 = 0x8000_0000;
 pub const VIRTIO_IRQ: u32 = 1;
 pub const UART_IRQ: u32 = 10;
 pub const RTC_IRQ: u32 = 11;
+/// First of the four lines that PCI interrupt pins are spread over.
+pub const PCI_IRQ: u32 = 32;
 /// Highest interrupt number.
 pub const IRQS: u32 = 95;
 
@@ -46,3 +61,8 @@ pub fn ram_most(xlen: u32) -> u64 {
 
 /// Highest address for what every kernel must reach soon after its start (32-bit kernels map no more).
 pub const REACHABLE_END: u64 = 0xc000_0000;
+
+/// Start and size of the window for PCI memory above RAM.
+pub fn pci_high_memory(xlen: u32, ram_size: u64) -> (u64, u64) {
+    if xlen == 32 { (12 * GIB, 4 * GIB) } else { ((DRAM + ram_size).next_multiple_of(16 * GIB), 16 * GIB) }
+}

@@ -235,6 +235,51 @@ fn empty_virtio_slots_say_so() {
 }
 
 #[test]
+fn firmware_in_flash_starts_the_kernel_itself() {
+    let mut contents = vec![0; 32 << 20];
+    contents[..8].copy_from_slice(b"firmware");
+    let m = machine(|c| {
+        c.flash[0] = Some(FlashConfig { contents, store: None, read_only: false });
+        c.append = Some("quiet".into());
+        c.fw_cfg = vec![("opt/x".into(), FwCfgItem::Bytes(vec![1]))];
+    });
+    let entry = m.memory.read(RESET_VECTOR + 0x18, 8);
+    assert_eq!((entry, m.memory.read(entry, 8)), (0x2000_0000, u64::from_le_bytes(*b"firmware")));
+    assert_eq!(tree(&m).find("/chosen").unwrap().get("bootargs"), None);
+    let item = |key: u16, size: usize| {
+        m.memory.write(map::FW_CFG + 8, 2, u64::from(key.swap_bytes()));
+        m.memory.read(map::FW_CFG, size)
+    };
+    assert_eq!((item(0x08, 4), item(0x11, 8)), (8, u64::from_le_bytes(*b"kernel!!")));
+    assert_eq!((item(0x14, 4), item(0x15, 4)), (6, u64::from(u32::from_le_bytes(*b"quie"))));
+    assert_eq!(item(0x19, 4), 1 << 24, "one file");
+    let short = FlashConfig { contents: vec![0; 100], store: None, read_only: true };
+    let mut config = VirtConfig::new(64 * MIB);
+    config.firmware = Firmware::None;
+    config.flash[0] = Some(short);
+    assert!(matches!(build(&config, clock()), Err(BuildError::FlashSize { size: 100 })));
+}
+
+#[test]
+fn a_flash_file_keeps_what_is_programmed() {
+    let file = TempFile::new(&vec![0xff; 32 << 20]);
+    let m = machine(|c| c.flash[1] = Some(FlashConfig::from_file(&file.0, false).unwrap()));
+    m.memory.write(map::FLASH + map::FLASH_SIZE + 8, 4, 0x40_0040);
+    m.memory.write(map::FLASH + map::FLASH_SIZE + 8, 4, 0x1234_5678);
+    assert_eq!(std::fs::read(&file.0).unwrap()[8..12], 0x1234_5678u32.to_le_bytes());
+    let small = TempFile::new(b"x");
+    assert!(matches!(FlashConfig::from_file(&small.0, true), Err(BuildError::FlashSize { size: 1 })));
+}
+
+#[test]
+fn the_pci_host_is_there() {
+    let m = machine(|_| ());
+    assert_eq!(m.memory.read(map::PCI_ECAM, 4), 0x0008_1b36);
+    assert_eq!(m.memory.read(map::PCI_ECAM + 0x8000, 4), 0xffff_ffff);
+    assert_eq!(m.pci.functions().len(), 1);
+}
+
+#[test]
 fn random_accesses_never_panic() {
     let source = Arc::new(Counter::default());
     let kernel = TempFile::new(b"kernel!!");
@@ -258,6 +303,11 @@ fn random_accesses_never_panic() {
         map::PLIC + 0x20_0000,
         map::UART,
         map::VIRTIO,
+        map::FW_CFG,
+        map::FLASH,
+        map::PCI_ECAM,
+        map::PCI_IO,
+        map::PCI_MEMORY,
     ];
     let mut seed = 0x1234_5678_9abc_def0u64;
     for round in 0..60_000u64 {

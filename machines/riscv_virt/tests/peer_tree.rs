@@ -6,8 +6,10 @@ use rhea_device::{ClockSource, VirtualClock};
 use rhea_device_tree::Node;
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_virt::{Firmware, HartTopology, NumaConfig, NumaNode, VirtConfig, build};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 struct Stopped;
 
@@ -38,8 +40,15 @@ const DIFFERENT: &[&str] = &[
 /// Nodes that QEMU arranges otherwise: it has no level for sockets, whatever `-smp` says.
 const SKIPPED: &[&str] = &["/cpus/cpu-map"];
 
+/// A name for a file, another one at each call.
+fn temporary(what: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("rhea-virt-{what}-{}-{number}", std::process::id()))
+}
+
 fn peer(program: &str, arguments: &[&str]) -> Option<Node> {
-    let blob = std::env::temp_dir().join(format!("rhea-virt-peer-{}-{}", program, std::process::id()));
+    let blob = temporary("peer");
     let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     arguments[1] += &format!(",dumpdtb={}", blob.display());
     let status = Command::new(program).args(&arguments).args(["-display", "none"]).output();
@@ -54,7 +63,7 @@ fn peer(program: &str, arguments: &[&str]) -> Option<Node> {
 }
 
 fn ours(change: impl FnOnce(&mut VirtConfig)) -> Node {
-    let kernel = std::env::temp_dir().join(format!("rhea-virt-kernel-{:?}", std::thread::current().id()));
+    let kernel = temporary("kernel");
     std::fs::write(&kernel, b"kernel").unwrap();
     let mut config = VirtConfig::new(512 << 20);
     config.firmware = Firmware::None;

@@ -666,6 +666,11 @@ impl Asm {
         self.byte(0x58 | (r.0 & 7));
     }
 
+    /// VZEROUPPER.
+    pub fn vzeroupper(&mut self) {
+        self.code.extend_from_slice(&[0xc5, 0xf8, 0x77]);
+    }
+
     /// RET.
     pub fn ret(&mut self) {
         self.byte(0xc3);

@@ -48,6 +48,11 @@ impl Emitter<'_> {
         self.drop_caller_saved();
         let context = self.frame(self.layout.frame.context);
         self.asm.mov(64, reg::RDI, context);
+        if self.layout.features.avx {
+            // Upper halves that are not zero make each SSE instruction of the helper slow. This unit or one before it may
+            // have left some.
+            self.asm.vzeroupper();
+        }
         self.asm.mov_imm(reg::RAX, helper.address);
         self.asm.call_rm(reg::RAX);
         self.reload_after_call(info.writes);

@@ -9,7 +9,6 @@ const CALLER_SAVED: [Gpr; 9] =
     [reg::RAX, reg::RCX, reg::RDX, reg::RSI, reg::RDI, reg::R8, reg::R9, reg::R10, reg::R11];
 const MOVUPS_LOAD: VOpcode = VOpcode::new(Pp::None, Map::M0F, 0x10);
 const MOVUPS_STORE: VOpcode = VOpcode::new(Pp::None, Map::M0F, 0x11);
-const VZEROUPPER: [u8; 3] = [0xc5, 0xf8, 0x77];
 
 /// The thunks' code and where each of them will be.
 #[derive(Clone, Debug)]
@@ -76,7 +75,7 @@ fn emit_return(a: &mut Asm, layout: &Layout, kind: ReturnKind) {
         a.store(64, mem, r);
     }
     if layout.features.avx {
-        a.code.extend_from_slice(&VZEROUPPER);
+        a.vzeroupper();
     }
     if kind == ReturnKind::Chain {
         a.shift_imm(64, crate::asm::Shift::Shl, reg::RAX, 8);
@@ -104,7 +103,7 @@ fn emit_memory(a: &mut Asm, layout: &Layout) {
         if wide { a.vex(MOVUPS_STORE, true, x, 0, mem) } else { a.sse(MOVUPS_STORE, x, mem) }
     }
     if wide {
-        a.code.extend_from_slice(&VZEROUPPER);
+        a.vzeroupper();
     }
     a.mov(64, reg::RDI, layout.at(layout.frame.context));
     // The return address tells the engine which unit this is.

@@ -308,6 +308,39 @@ impl VcpuContext {
         }
     }
 
+    /// Copies `len` bytes at `vaddr` to byte `at` of the register state. False, without effect, unless the TLB has the
+    /// page, all bytes lie in it, and it is RAM; or if the state is shorter.
+    pub fn load_to_state(&mut self, vaddr: u64, len: usize, at: usize, index: u8) -> bool {
+        let inside = at.checked_add(len).is_some_and(|end| end <= self.env.memory_block.state_len());
+        if !inside || Self::crosses(vaddr, len as u64) {
+            return false;
+        }
+        let Some(page) = self.env.page(vaddr, Access::Read, index).filter(|p| p.host != 0) else {
+            return false;
+        };
+        // SAFETY: the range lies in the state block, whose bytes the exclusive borrow of self covers, as in `state`;
+        // translated code does not run meanwhile. State types are plain data of which translated code writes any byte.
+        let out = unsafe { std::slice::from_raw_parts_mut(self.env.memory_block.state_ptr().add(at), len) };
+        crate::host_access::host_read(page.host + (vaddr % PAGE) as usize, out);
+        true
+    }
+
+    /// Copies `len` bytes at byte `at` of the register state to `vaddr`; as [`VcpuContext::load_to_state`], and false
+    /// too where the page does not take writes or holds translated code.
+    pub fn store_from_state(&mut self, vaddr: u64, len: usize, at: usize, index: u8) -> bool {
+        let inside = at.checked_add(len).is_some_and(|end| end <= self.env.memory_block.state_len());
+        if !inside || Self::crosses(vaddr, len as u64) {
+            return false;
+        }
+        let page = self.env.page(vaddr, Access::Write, index);
+        let Some(page) = page.filter(|p| p.is_writable_ram() && !p.has_code()) else { return false };
+        // SAFETY: as in `load_to_state`.
+        let bytes = unsafe { std::slice::from_raw_parts(self.env.memory_block.state_ptr().add(at), len) };
+        crate::host_access::host_write(page.host + (vaddr % PAGE) as usize, bytes);
+        self.env.after_store(&page, vaddr, len);
+        true
+    }
+
     /// Checks that `len` bytes (crossing at most one page boundary) could be stored.
     pub fn probe_write(&mut self, vaddr: u64, len: u32, index: u8) -> Result<(), Leave> {
         let first = (PAGE - vaddr % PAGE).min(u64::from(len)) as u32;

@@ -16,7 +16,7 @@ pub(crate) const PAGE_MASK: u64 = !(PAGE - 1);
 
 const JUMP_ENTRIES: usize = 1 << JUMP_CACHE_BITS;
 /// Buckets of pages that jump-cache entries lie on.
-const JUMP_BUCKETS: usize = 256;
+const JUMP_BUCKETS: usize = 1024;
 
 /// What stands behind a virtual page.
 #[derive(Clone, Copy, Debug)]
@@ -109,10 +109,20 @@ impl JumpMeta {
             || self.second_bits != 0 && second >> self.second_bits == vaddr >> self.second_bits
     }
 
-    /// The entry depends on nothing but the 4 KiB page of `vaddr`.
-    fn is_plain(&self) -> bool {
-        self.bits == 12 && self.second_bits == 0
+    /// The second page, if there is one.
+    fn second(&self) -> Option<u64> {
+        (self.second_bits != 0).then(|| (self.vaddr | (PAGE - 1)).wrapping_add(1))
     }
+
+    /// The entry depends on pages of 4 KiB only.
+    fn is_plain(&self) -> bool {
+        self.bits == 12 && matches!(self.second_bits, 0 | 12)
+    }
+}
+
+/// Which half of the address space an address is in.
+fn half(vaddr: u64) -> usize {
+    (vaddr >> 63) as usize
 }
 
 /// Addresses from the first to the last byte of some pages.
@@ -146,10 +156,12 @@ pub(crate) struct Tables {
     /// MMU indices that the guest uses.
     indices: usize,
     jumps: Vec<JumpMeta>,
-    /// Number of entries of `jumps` that depend on one 4 KiB page only, by the page's address modulo the buckets.
+    /// Number of entries of `jumps` that depend on a 4 KiB page and on no larger one, by the page's address modulo the
+    /// buckets.
     jump_pages: [u16; JUMP_BUCKETS],
-    /// Where the others lie.
-    jump_others: Span,
+    /// Where the others lie, in the lower and in the upper half of the address space: many guests keep the kernel,
+    /// with its large pages, in one of them.
+    jump_others: [Span; 2],
     /// Jump-cache entries that `jumps` knows of, each once.
     noted: Vec<u16>,
     /// RAM ranges met since `ram_generation`.
@@ -172,7 +184,7 @@ impl Tables {
             indices,
             jumps: vec![JumpMeta::default(); JUMP_ENTRIES],
             jump_pages: [0; JUMP_BUCKETS],
-            jump_others: Span::EMPTY,
+            jump_others: [Span::EMPTY; 2],
             noted: Vec::new(),
             ram: Vec::new(),
             ram_generation: 0,
@@ -188,7 +200,9 @@ impl Tables {
         let noted = self.jumps[i].noted;
         let old = std::mem::replace(&mut self.jumps[i], JumpMeta { noted, ..JumpMeta::default() });
         if old.is_plain() {
-            self.jump_pages[Self::bucket(old.vaddr)] -= 1;
+            for vaddr in std::iter::once(old.vaddr).chain(old.second()) {
+                self.jump_pages[Self::bucket(vaddr)] -= 1;
+            }
         }
     }
 
@@ -198,13 +212,13 @@ impl Tables {
             self.noted.push(i as u16);
         }
         self.jumps[i] = JumpMeta { noted: true, ..meta };
-        if meta.is_plain() {
-            self.jump_pages[Self::bucket(meta.vaddr)] += 1;
-            return;
-        }
-        self.jump_others.add(meta.vaddr, meta.bits);
-        if meta.second_bits != 0 {
-            self.jump_others.add((meta.vaddr | (PAGE - 1)).wrapping_add(1), meta.second_bits);
+        let pages = [(Some(meta.vaddr), meta.bits), (meta.second(), meta.second_bits)];
+        for (vaddr, bits) in pages.into_iter().filter_map(|(vaddr, bits)| Some((vaddr?, bits))) {
+            if meta.is_plain() {
+                self.jump_pages[Self::bucket(vaddr)] += 1;
+            } else {
+                self.jump_others[half(vaddr)].add(vaddr, bits);
+            }
         }
     }
 
@@ -424,7 +438,9 @@ impl Env {
                 self.clear_entry(i, slot(vaddr));
             }
         }
-        if self.tables.jump_pages[Tables::bucket(vaddr)] != 0 || self.tables.jump_others.contains(vaddr) {
+        if self.tables.jump_pages[Tables::bucket(vaddr)] != 0
+            || self.tables.jump_others[half(vaddr)].contains(vaddr)
+        {
             let none = self.never();
             for n in 0..self.tables.noted.len() {
                 let i = usize::from(self.tables.noted[n]);
@@ -450,7 +466,7 @@ impl Env {
             self.tables.jumps[usize::from(i)] = JumpMeta::default();
         }
         self.tables.jump_pages.fill(0);
-        self.tables.jump_others = Span::EMPTY;
+        self.tables.jump_others = [Span::EMPTY; 2];
         self.update_lookup_key();
     }
 

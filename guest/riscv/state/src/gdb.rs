@@ -164,7 +164,7 @@ impl GdbRegister {
     pub fn read(&self, st: &RiscvState) -> Option<Vec<u8>> {
         let word = match self.place {
             Place::X(i) => st.x[i],
-            Place::Pc => st.pc,
+            Place::Pc => st.pc & !1,
             Place::F(i) => st.f[i],
             Place::Privilege => u64::from(st.privilege_bits),
             Place::V(i) => return Some(st.vector(i).to_vec()),

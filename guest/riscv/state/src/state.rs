@@ -120,8 +120,6 @@ pub mod mode {
     pub const FP_DIRTY: u64 = 1 << 11;
     /// mstatus.VS is Dirty.
     pub const VECTOR_DIRTY: u64 = 1 << 12;
-    /// Vector instructions are on, and vl is not VLMAX, vstart is not 0, or vtype is not legal.
-    pub const VECTOR_PARTIAL: u64 = 1 << 13;
 }
 
 /// What a hart is fixed to; see the properties of [`crate::CpuModel::parse`].
@@ -252,7 +250,7 @@ pub struct RiscvState {
     // ---- hot: translated code uses these as slots ----
     /// Integer registers.
     pub x: [u64; 32],
-    /// Address of the next instruction. Current only while no translated code runs, or where the translation stored
+    /// Address of the next instruction; bit 0 is the translator's and no part of it. Current only while no translated code runs, or where the translation stored
     /// it.
     pub pc: u64,
     /// Address of the reservation of LR; [`NO_RESERVATION`] where there is none.
@@ -420,27 +418,12 @@ impl RiscvState {
             (self.m.mstatus & mstatus::VS != 0, mode::VECTOR),
             (self.m.mstatus & mstatus::FS == mstatus::FS, mode::FP_DIRTY),
             (self.m.mstatus & mstatus::VS == mstatus::VS, mode::VECTOR_DIRTY),
-            (self.m.mstatus & mstatus::VS != 0 && !self.has_full_vl(), mode::VECTOR_PARTIAL),
         ] {
             if on {
                 word |= bit;
             }
         }
         word
-    }
-
-    /// vtype is legal, vl is its VLMAX, and vstart is 0.
-    pub const fn has_full_vl(&self) -> bool {
-        let (sew, lmul) = (self.vtype >> 3 & 7, self.vtype & 7);
-        // Bytes of a group, VLEN / 8 × LMUL, through the eighths of it that the fractions are.
-        let eighths = if lmul < 4 { 8 << lmul } else { (1 << lmul) >> 5 };
-        let bytes = self.config.vlen as u64 * eighths / 64;
-        self.vtype >> 8 == 0
-            && self.vstart == 0
-            && sew < 4
-            && lmul != 4
-            && self.vl == bytes >> sew
-            && self.vl != 0
     }
 
     /// Writes an integer register, in the form registers are kept in; writes to x0 have no effect.

@@ -13,7 +13,7 @@ use rhea_riscv_system::{Exception, interrupt, privileged, trap};
 
 use crate::cpu::{Bus, RiscvCpu};
 use crate::unit::{self, NeedMoreBytes};
-use crate::{Features, decode16, decode32, features, float, reasons, slots, vector};
+use crate::{Features, decode16, decode32, features, float, reasons, slots};
 
 /// Bytes of code looked at for one unit.
 const WINDOW: usize = 256;
@@ -74,6 +74,7 @@ impl RiscvGuest {
 
     fn raise(cx: &mut VcpuContext, exception: Exception) {
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+        st.pc &= !1;
         trap::raise(st, &mut Bus { env, cpu }, exception);
     }
 
@@ -109,8 +110,6 @@ impl RiscvGuest {
                 std::thread::yield_now();
                 advance(st, 4);
             }
-            reasons::VECTOR_LENGTH => st.mode = st.compute_mode(),
-            reasons::VECTOR_STEP => return Self::step_vector(cx, bits),
             reasons::FLOAT => {
                 float::execute(st, bits);
                 advance(st, if bits & 3 == 3 { 4 } else { 2 });
@@ -125,23 +124,12 @@ impl RiscvGuest {
         Ok(())
     }
 
-    /// Executes a vector instruction without assumptions on vtype and vl.
-    fn step_vector(cx: &mut VcpuContext, bits: u32) -> Result<(), Exception> {
-        let features = features::of(&cx.state::<RiscvState>().config);
-        let done = vector::step(cx, &features, bits);
-        let (st, cpu, _) = cx.parts::<RiscvState, RiscvCpu>();
-        st.mode = st.compute_mode();
-        match done {
-            Ok(()) => Ok(()),
-            Err(Leave(reasons::ILLEGAL)) => Err(Exception::illegal(bits)),
-            Err(_) => Err(cpu.pending.take().unwrap_or(Exception::illegal(bits))),
-        }
-    }
-
     /// Takes the interrupts that can be taken, and says how it goes on.
     fn go_on(cx: &mut VcpuContext) -> Next {
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         let mut bus = Bus { env, cpu };
+        // Which translation it was on its way to does not matter: the one that compares is right in any state.
+        st.pc &= !1;
         if st.stopped != 0 {
             bus.cpu.ignore();
             return Next::Wait;
@@ -183,8 +171,9 @@ impl Guest for RiscvGuest {
         cx.state::<RiscvState>().mode
     }
 
+    /// No instruction has an odd address: bit 0 chooses between two translations; see [`crate::vector`].
     fn fetch_address(&self, pc: u64, _: u64) -> u64 {
-        pc
+        pc & !1
     }
 
     fn fetch_index(&self, word: u64) -> u8 {
@@ -205,14 +194,15 @@ impl Guest for RiscvGuest {
     ) -> Result<(), Leave> {
         let mut code = [0u8; WINDOW + unit::MAX_LENGTH];
         let index = self.fetch_index(word);
-        let n = cx.fetch_bytes(pc, index, &mut code[..WINDOW])?;
+        let at = self.fetch_address(pc, word);
+        let n = cx.fetch_bytes(at, index, &mut code[..WINDOW])?;
         let hart = (&self.config, &self.features);
         let vtype = cx.state::<RiscvState>().vtype;
         if unit::translate(hart, builder, &code[..n], pc, (word, vtype), max_insns).is_ok() {
             return Ok(());
         }
         // The first instruction goes on in the next page.
-        let next = pc.wrapping_add(n as u64) & self.config.mask();
+        let next = at.wrapping_add(n as u64) & self.config.mask();
         let more = cx.fetch_bytes(next, index, &mut code[n..n + unit::MAX_LENGTH])?;
         builder.start(pc);
         unit::translate(hart, builder, &code[..n + more], pc, (word, vtype), 1).map_err(|NeedMoreBytes| {
@@ -277,7 +267,7 @@ impl Guest for RiscvGuest {
         let mut text = String::new();
         let mut at = 0;
         while let Some((bits, len)) = unit::fetch(&code[at..]) {
-            let address = pc.wrapping_add(at as u64) & self.config.mask();
+            let address = (pc & !1).wrapping_add(at as u64) & self.config.mask();
             let instruction =
                 if len == 2 { decode16(bits, &self.features) } else { decode32(bits, &self.features) };
             let width = 2 * len;
@@ -323,7 +313,7 @@ fn access_fault(kind: AccessKind, vaddr: u64) -> Exception {
 fn dump(st: &RiscvState) -> String {
     let digits = st.config.xlen as usize / 4;
     let mask = st.config.mask();
-    let mut text = format!(" pc       {:0digits$x}\n", st.pc);
+    let mut text = format!(" pc       {:0digits$x}\n", st.pc & !1);
     for (name, value) in [
         ("mhartid", st.config.hart_id),
         ("mstatus", st.m.mstatus),

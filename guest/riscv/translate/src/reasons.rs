@@ -25,7 +25,3 @@ pub const MISALIGNED_TARGET: u32 = 9;
 pub const SC_FAILED: u32 = 0x100;
 /// A floating-point instruction whose bits are in scratch word 0 is to be executed in software.
 pub const FLOAT: u32 = 10;
-/// The vector instruction whose bits are in scratch word 0 is to be executed without assumptions on vtype and vl.
-pub const VECTOR_STEP: u32 = 11;
-/// vl was set, and is VLMAX now or is not, which is another mode. The PC is that of the next instruction.
-pub const VECTOR_LENGTH: u32 = 12;

@@ -36,7 +36,7 @@ impl Translator for UnitTranslator<'_> {
 
 impl<'a> UnitTranslator<'a> {
     /// A translator for a unit that starts under `mode_word`; `b` has been started.
-    pub fn new(b: &'a mut Builder, config: &'a HartConfig, mode_word: u64, vtype: u64) -> Self {
+    pub fn new(b: &'a mut Builder, config: &'a HartConfig, mode_word: u64, vtype: Option<u64>) -> Self {
         let index = (mode_word & mode::DATA) >> mode::DATA_SHIFT;
         UnitTranslator {
             b,
@@ -46,7 +46,7 @@ impl<'a> UnitTranslator<'a> {
             next_pc: 0,
             bits: 0,
             mem: MemFlags::new(index as u8),
-            vector: crate::vector::Known::at_start(mode_word & mode::VECTOR_PARTIAL == 0, vtype),
+            vector: crate::vector::Known::at_start(vtype),
         }
     }
 

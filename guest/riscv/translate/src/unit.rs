@@ -15,7 +15,8 @@ pub struct NeedMoreBytes;
 
 /// Translates from `pc` under `mode_word` into `b`, which has been started there: at least one instruction and at
 /// most `max_insns`, out of `code`, the bytes at `pc` (up to the end of its page, or further for an instruction that
-/// crosses it). Sets the unit's length. `vtype` is what is in force now.
+/// crosses it). Sets the unit's length. `vtype` is what is in force now; bit 0 of `pc`
+/// asks for a translation that assumes nothing of it.
 ///
 /// # Errors
 /// `code` is too short for the first instruction.
@@ -27,7 +28,7 @@ pub fn translate(
     (mode_word, vtype): (u64, u64),
     max_insns: u32,
 ) -> Result<(), NeedMoreBytes> {
-    let mut t = UnitTranslator::new(b, config, mode_word, vtype);
+    let mut t = UnitTranslator::new(b, config, mode_word, (pc & 1 == 0).then_some(vtype));
     let mut at = 0;
     for done in 0..max_insns.max(1) {
         let Some((bits, len)) = fetch(&code[at..]) else {
@@ -36,7 +37,7 @@ pub fn translate(
             }
             break;
         };
-        t.start(pc.wrapping_add(at as u64) & config.mask(), len as u32, bits);
+        t.start((pc & !1).wrapping_add(at as u64) & config.mask(), len as u32, bits);
         at += len;
         let instruction = if len == 2 { decode16(bits, features) } else { decode32(bits, features) };
         match instruction {

@@ -8,9 +8,9 @@ pub(crate) type File = [u8; VECTOR_BYTES];
 pub(crate) trait Element {
     const BITS: u32;
     const BYTES: usize;
-    /// The element at a byte offset; zero outside of the file, where nothing legal points.
-    fn load(v: &File, at: usize) -> u64;
-    fn store(v: &mut File, at: usize, value: u64);
+    /// The element at a byte offset; zero outside, where nothing legal points.
+    fn load(v: &[u8], at: usize) -> u64;
+    fn store(v: &mut [u8], at: usize, value: u64);
     /// The low bits as a signed number.
     fn signed(value: u64) -> i64;
     /// The low bits as an unsigned number.
@@ -24,12 +24,12 @@ macro_rules! elements {
             const BYTES: usize = size_of::<$unsigned>();
 
             #[inline(always)]
-            fn load(v: &File, at: usize) -> u64 {
+            fn load(v: &[u8], at: usize) -> u64 {
                 v.get(at..).and_then(|s| s.first_chunk()).map_or(0, |b| u64::from(<$unsigned>::from_le_bytes(*b)))
             }
 
             #[inline(always)]
-            fn store(v: &mut File, at: usize, value: u64) {
+            fn store(v: &mut [u8], at: usize, value: u64) {
                 if let Some(bytes) = v.get_mut(at..).and_then(|s| s.first_chunk_mut()) {
                     *bytes = (value as $unsigned).to_le_bytes();
                 }

@@ -22,6 +22,16 @@ pub fn execute(st: &mut RiscvState, o: Operation, scalar: u64) -> Result<u64, Il
     if !legality::is_legal(&st.config, st.vtype, &o) || !legality::is_legal_now(st, &o) {
         return Err(Illegal);
     }
+    Ok(perform(st, o, scalar, vt))
+}
+
+/// As [`execute`] for an instruction that the caller knows to be legal. One that is not does something else, or nothing.
+pub fn execute_legal(st: &mut RiscvState, o: Operation, scalar: u64) -> u64 {
+    debug_assert!(legality::is_legal(&st.config, st.vtype, &o) && legality::is_legal_now(st, &o));
+    Vtype::parse(&st.config, st.vtype).map_or(0, |vt| perform(st, o, scalar, vt))
+}
+
+fn perform(st: &mut RiscvState, o: Operation, scalar: u64, vt: Vtype) -> u64 {
     let bytes = st.config.vlen as usize / 8;
     let vlmax = vt.vlmax(&st.config);
     let at = |register: u8| usize::from(register % 32) * bytes;
@@ -55,7 +65,7 @@ pub fn execute(st: &mut RiscvState, o: Operation, scalar: u64) -> Result<u64, Il
         Shape::ElementGroup(_) => group(body, o, vt.sew),
         _ if permute::is_slide(o.op) => permute::permute(body, o.op, vt.sew),
         _ if floats => {
-            let mut env = float::environment(st.frm);
+            let mut env = float::environment(st.frm, st.fflags);
             if !float::float(body, o.op, vt.sew, &mut env) {
                 convert::convert(body, o.op, vt.sew, &mut env);
             }
@@ -69,7 +79,7 @@ pub fn execute(st: &mut RiscvState, o: Operation, scalar: u64) -> Result<u64, Il
             st.vxsat |= u32::from(saturated);
         }
     }
-    Ok(result)
+    result
 }
 
 fn group(body: &mut Body<'_>, o: Operation, sew: u8) {

@@ -16,10 +16,23 @@ pub(crate) trait FloatElement: Element {
     const FRACTION: u32;
     fn number(bits: u64) -> Self::F;
     fn bits(number: Self::F) -> u64;
+    /// By the host's arithmetic, rounded to nearest, where operands and result are such that no flag but inexact can
+    /// be raised; nothing elsewhere.
+    fn by_host(operation: Arithmetic, x: u64, y: u64) -> Option<u64>;
+}
+
+/// What the host is asked to do.
+#[derive(Clone, Copy)]
+pub(crate) enum Arithmetic {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Root,
 }
 
 macro_rules! float_elements {
-    ($($element:ident $format:ident $fraction:literal)*) => {$(
+    ($($element:ident $format:ident $fraction:literal ($($host:ident)?))*) => {$(
         impl FloatElement for $element {
             type F = $format;
             const FRACTION: u32 = $fraction;
@@ -31,11 +44,57 @@ macro_rules! float_elements {
             fn bits(number: $format) -> u64 {
                 u64::from(number.0)
             }
+            #[inline(always)]
+            fn by_host(operation: Arithmetic, x: u64, y: u64) -> Option<u64> {
+                float_elements!(@ $element $($host)?, operation, x, y)
+            }
         }
     )*};
+    (@ $element:ident, $operation:ident, $x:ident, $y:ident) => {{
+        let _ = ($operation, $x, $y);
+        None
+    }};
+    (@ $element:ident $host:ident, $operation:ident, $x:ident, $y:ident) => {{
+        let (x, y) = ($host::from_bits($x as $element), $host::from_bits($y as $element));
+        let plain = |v: $host| v.is_normal() || v == 0.0;
+        if !plain(x) || !plain(y) {
+            return None;
+        }
+        let result = match $operation {
+            Arithmetic::Add => x + y,
+            Arithmetic::Subtract => x - y,
+            Arithmetic::Multiply => x * y,
+            Arithmetic::Divide if y != 0.0 => x / y,
+            Arithmetic::Root if x > 0.0 => x.sqrt(),
+            _ => return None,
+        };
+        // The smallest normal number may be a tiny one rounded up. A sum that is zero is exact.
+        let large = result.is_finite() && result.abs() > $host::MIN_POSITIVE;
+        let exact = result == 0.0 && matches!($operation, Arithmetic::Add | Arithmetic::Subtract);
+        (large || exact).then(|| u64::from(result.to_bits()))
+    }};
 }
 
-float_elements! { u16 F16 10 u32 F32 23 u64 F64 52 }
+float_elements! { u16 F16 10 () u32 F32 23 (f32) u64 F64 52 (f64) }
+
+/// x op y: by the host while inexact is raised already and rounding is to nearest, else in software.
+#[inline(always)]
+fn arithmetic<E: FloatElement>(operation: Arithmetic, x: u64, y: u64, env: &mut Env) -> u64 {
+    if env.rounding == Rounding::NearestEven
+        && env.flags.contains(Flags::INEXACT)
+        && let Some(result) = E::by_host(operation, x, y)
+    {
+        return result;
+    }
+    let (x, y) = (E::number(x), E::number(y));
+    E::bits(match operation {
+        Arithmetic::Add => add(x, y, env),
+        Arithmetic::Subtract => sub(x, y, env),
+        Arithmetic::Multiply => mul(x, y, env),
+        Arithmetic::Divide => div(x, y, env),
+        Arithmetic::Root => sqrt(x, env),
+    })
+}
 
 /// Calls a block with `$E` as the element type of SEW, where that can hold floating-point numbers.
 macro_rules! by_float_sew {
@@ -74,8 +133,8 @@ macro_rules! by_wide_float_sew {
 
 pub(crate) use {by_float_sew, by_wide_float_sew};
 
-/// The environment under frm, which is legal.
-pub(crate) fn environment(frm: u32) -> Env {
+/// The environment under frm, which is legal; inexact is raised if fflags has it, for what that spares.
+pub(crate) fn environment(frm: u32, fflags: u32) -> Env {
     let rounding = match frm {
         1 => Rounding::TowardZero,
         2 => Rounding::Down,
@@ -83,7 +142,8 @@ pub(crate) fn environment(frm: u32) -> Env {
         4 => Rounding::NearestAway,
         _ => Rounding::NearestEven,
     };
-    Env { rounding, ..Env::RISCV }
+    let flags = if fflags & 1 != 0 { Flags::INEXACT } else { Flags::empty() };
+    Env { rounding, flags, ..Env::RISCV }
 }
 
 /// The flags as fflags has them.
@@ -128,21 +188,18 @@ pub(crate) fn float(b: &mut Body<'_>, op: Op, sew: u8, env: &mut Env) -> bool {
             true
         }
         Shape::Reduce => {
-            by_float_sew!(sew, E => b.fold::<E, E>(|acc, x| {
-                let (acc, x) = (E::number(acc), E::number(x));
-                E::bits(match op {
-                    Op::Vfredmin => min(acc, x, MinMaxRule::Number, env),
-                    Op::Vfredmax => max(acc, x, MinMaxRule::Number, env),
-                    // Any order is allowed for the unordered sum: this one is.
-                    _ => add(acc, x, env),
-                })
+            by_float_sew!(sew, E => b.fold::<E, E>(|acc, x| match op {
+                Op::Vfredmin => E::bits(min(E::number(acc), E::number(x), MinMaxRule::Number, env)),
+                Op::Vfredmax => E::bits(max(E::number(acc), E::number(x), MinMaxRule::Number, env)),
+                // Any order is allowed for the unordered sum: this one is.
+                _ => arithmetic::<E>(Arithmetic::Add, acc, x, env),
             }));
             true
         }
         Shape::WidenReduce => {
             by_wide_float_sew!(sew, E, W => b.fold::<W, E>(|acc, x| {
                 let x = widened::<E, W>(x, env);
-                W::bits(add(W::number(acc), x, env))
+                arithmetic::<W>(Arithmetic::Add, acc, W::bits(x), env)
             }));
             true
         }
@@ -176,12 +233,12 @@ fn same<E: FloatElement>(b: &mut Body<'_>, op: Op, env: &mut Env) -> bool {
     let n = E::number;
     let sign = 1u64 << (E::BITS - 1);
     match op {
-        Vfadd => b.map::<E, E, E>(|x, y, _| E::bits(add(n(x), n(y), env))),
-        Vfsub => b.map::<E, E, E>(|x, y, _| E::bits(sub(n(x), n(y), env))),
-        Vfrsub => b.map::<E, E, E>(|x, y, _| E::bits(sub(n(y), n(x), env))),
-        Vfmul => b.map::<E, E, E>(|x, y, _| E::bits(mul(n(x), n(y), env))),
-        Vfdiv => b.map::<E, E, E>(|x, y, _| E::bits(div(n(x), n(y), env))),
-        Vfrdiv => b.map::<E, E, E>(|x, y, _| E::bits(div(n(y), n(x), env))),
+        Vfadd => b.map::<E, E, E>(|x, y, _| arithmetic::<E>(Arithmetic::Add, x, y, env)),
+        Vfsub => b.map::<E, E, E>(|x, y, _| arithmetic::<E>(Arithmetic::Subtract, x, y, env)),
+        Vfrsub => b.map::<E, E, E>(|x, y, _| arithmetic::<E>(Arithmetic::Subtract, y, x, env)),
+        Vfmul => b.map::<E, E, E>(|x, y, _| arithmetic::<E>(Arithmetic::Multiply, x, y, env)),
+        Vfdiv => b.map::<E, E, E>(|x, y, _| arithmetic::<E>(Arithmetic::Divide, x, y, env)),
+        Vfrdiv => b.map::<E, E, E>(|x, y, _| arithmetic::<E>(Arithmetic::Divide, y, x, env)),
         Vfmin => b.map::<E, E, E>(|x, y, _| E::bits(min(n(x), n(y), MinMaxRule::Number, env))),
         Vfmax => b.map::<E, E, E>(|x, y, _| E::bits(max(n(x), n(y), MinMaxRule::Number, env))),
         Vfsgnj => b.map::<E, E, E>(|x, y, _| x & !sign | y & sign),
@@ -193,7 +250,7 @@ fn same<E: FloatElement>(b: &mut Body<'_>, op: Op, env: &mut Env) -> bool {
         Vfmadd | Vfnmadd | Vfmsub | Vfnmsub => {
             b.map::<E, E, E>(|x, y, d| multiply_add::<E>(y, d, x, negations(op), env));
         }
-        Vfsqrt => b.map::<E, E, E>(|x, _, _| E::bits(sqrt(n(x), env))),
+        Vfsqrt => b.map::<E, E, E>(|x, _, _| arithmetic::<E>(Arithmetic::Root, x, x, env)),
         Vfrsqrt7 => b.map::<E, E, E>(|x, _, _| estimate::reciprocal_root::<E>(x, env)),
         Vfrec7 => b.map::<E, E, E>(|x, _, _| estimate::reciprocal::<E>(x, env)),
         Vfclass => b.map::<E, E, E>(|x, _, _| estimate::class::<E>(x)),

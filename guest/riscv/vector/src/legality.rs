@@ -175,7 +175,7 @@ fn widths_are_supported(config: &HartConfig, vt: Vtype, o: &Operation) -> bool {
     use Op::*;
     let wide = match o.op.shape() {
         Shape::Widen | Shape::WidenWide | Shape::Narrow | Shape::WidenReduce => true,
-        Shape::ElementGroup(kind) => return group_width_is_supported(config, vt, o.op, kind),
+        Shape::ElementGroup(kind) => return group_width_is_supported(config, vt, kind),
         _ => false,
     };
     if wide && vt.sew_bits() * 2 > config.elen {
@@ -210,14 +210,12 @@ fn float_width_is_supported(config: &HartConfig, sew: u8) -> bool {
 }
 
 /// The group's elements have the width that the algorithm works in, and a group of registers holds one of them.
-fn group_width_is_supported(config: &HartConfig, vt: Vtype, op: Op, kind: Group) -> bool {
+fn group_width_is_supported(config: &HartConfig, vt: Vtype, kind: Group) -> bool {
     let (width, elements) = match kind {
         Group::Sm3 => (vt.sew == 2, 8),
         Group::Sha2 => (vt.sew == 2 || (vt.sew == 3 && config.has(X::Zvknhb)), 4),
         _ => (vt.sew == 2, 4),
     };
-    // One group at least, and where vs2 is one group of 128 bits, it fits any register.
-    let _ = op;
     width && vt.vlmax(config) >= elements
 }
 

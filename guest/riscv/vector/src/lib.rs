@@ -32,7 +32,7 @@ mod shangmi;
 mod tests;
 mod vtype;
 
-pub use execute::{Illegal, execute};
+pub use execute::{Illegal, execute, execute_legal};
 pub use legality::is_legal;
 pub use operation::{Group, Numbers, Op, Operation, Shape};
 pub use rhea_riscv_state::RiscvState;

@@ -38,6 +38,18 @@ pub trait Memory {
         false
     }
 
+    /// As [`Memory::load_run`], to byte `at` of the vector registers; false where a buffer is needed.
+    fn load_registers(&mut self, address: u64, size: u32, at: usize, len: usize) -> bool {
+        let _ = (address, size, at, len);
+        false
+    }
+
+    /// As [`Memory::load_registers`], a store.
+    fn store_registers(&mut self, address: u64, size: u32, at: usize, len: usize) -> bool {
+        let _ = (address, size, at, len);
+        false
+    }
+
     /// As [`Memory::load_run`], a store.
     fn store_run(&mut self, address: u64, size: u32, bytes: &[u8]) -> bool {
         let _ = (address, size, bytes);
@@ -244,14 +256,100 @@ impl Places {
 const RUN: usize = 256;
 const PAGE: u64 = 4096;
 
-/// Bytes from element `i` on that lie one after the other within a page.
-fn run_bytes(places: &Places, first: u64, i: usize, count: usize) -> usize {
-    let in_page = (PAGE - first % PAGE) as usize >> places.width << places.width;
-    ((count - i) << places.width).min(in_page).min(RUN)
+/// Segments from element `i` on that lie one after the other within a page.
+fn run_length(places: &Places, first: u64, i: usize, count: usize) -> usize {
+    let segment = places.fields << places.width;
+    let in_page = (PAGE - first % PAGE) as usize / segment;
+    (count - i).min(in_page).min(RUN / segment)
 }
 
-fn is_contiguous(t: &Transfer, plan: &Plan) -> bool {
-    plan.fields == 1 && !t.masked && !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
+/// Whether segments follow each other in memory.
+fn is_contiguous(t: &Transfer) -> bool {
+    !matches!(t.addressing, Addressing::Strided | Addressing::Indexed)
+}
+
+/// Loads the segments from element `i` on, as many as are in one run; how many, none if it has to be by elements.
+fn load_segments<M: Memory>(
+    m: &mut M,
+    t: &Transfer,
+    places: &Places,
+    i: usize,
+    count: usize,
+) -> Option<usize> {
+    let address = places.address(&m.state().v.0, i, 0);
+    let n = run_length(places, address, i, count);
+    let mut buffer = [0; RUN];
+    let bytes = &mut buffer[..(n * places.fields) << places.width];
+    if n == 0 {
+        return Some(0);
+    }
+    if !m.load_run(address, places.size(), bytes) {
+        return None;
+    }
+    let v = &mut m.state().v.0;
+    by_sew!(places.width, E => {
+        for k in 0..n {
+            if t.masked && !bit(v, 0, i + k) {
+                continue;
+            }
+            for field in 0..places.fields {
+                let value = E::load(bytes, (k * places.fields + field) * E::BYTES);
+                E::store(v, places.register(i + k, field), value);
+            }
+        }
+    });
+    Some(n)
+}
+
+/// Stores the segments from element `i` on, all of which are active; as [`load_segments`].
+fn store_segments<M: Memory>(m: &mut M, places: &Places, i: usize, count: usize) -> Option<usize> {
+    let address = places.address(&m.state().v.0, i, 0);
+    let n = run_length(places, address, i, count);
+    let mut buffer = [0; RUN];
+    let bytes = &mut buffer[..(n * places.fields) << places.width];
+    let v = &m.state().v.0;
+    by_sew!(places.width, E => {
+        for k in 0..n {
+            for field in 0..places.fields {
+                let value = E::load(v, places.register(i + k, field));
+                E::store(bytes, (k * places.fields + field) * E::BYTES, value);
+            }
+        }
+    });
+    if n == 0 || m.store_run(address, places.size(), bytes) { Some(n) } else { None }
+}
+
+/// Bytes of a transfer that is legal, begins with element 0, is not masked and moves one run of memory; the most common
+/// kind.
+fn plain_bytes(st: &RiscvState, t: &Transfer) -> Option<usize> {
+    let one_run = t.addressing == Addressing::UnitStride && !t.masked && t.fields == 1 && st.vstart == 0;
+    let vt = Vtype::parse(&st.config, st.vtype).filter(|_| one_run && 8 << t.width <= st.config.elen)?;
+    let data = Registers { first: t.vd, emul: t.width as i8 - vt.sew as i8 + vt.lmul, eew: t.width as i8 };
+    let vl = st.vl.min(vt.vlmax(&st.config)) as usize;
+    data.is_aligned().then_some(vl << t.width)
+}
+
+/// Moves the bytes of [`plain_bytes`] in runs; false if an access needs to be done by its elements. What has been moved
+/// by then may be moved again.
+fn plain<M: Memory>(
+    m: &mut M,
+    t: &Transfer,
+    (base, total): (u64, usize),
+    mut run: impl FnMut(&mut M, u64, usize, usize) -> bool,
+) -> bool {
+    let mask = m.state().config.mask();
+    let first = usize::from(t.vd % 32) * (m.state().config.vlen as usize / 8);
+    let mut done = 0;
+    while done < total {
+        let address = base.wrapping_add(done as u64) & mask;
+        let in_page = (PAGE - address % PAGE) as usize >> t.width << t.width;
+        let bytes = (total - done).min(in_page).min(RUN);
+        if bytes == 0 || !run(m, address, first + done, bytes) {
+            return false;
+        }
+        done += bytes;
+    }
+    true
 }
 
 fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usize), Illegal> {
@@ -266,22 +364,37 @@ fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usiz
 /// # Errors
 /// The instruction is reserved, or an element faulted.
 pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    if let Some(total) = plain_bytes(m.state(), &t) {
+        let done = plain(m, &t, (base, total), |m, address, at, bytes| {
+            if m.load_registers(address, 1 << t.width, at, bytes) {
+                return true;
+            }
+            let mut buffer = [0; RUN];
+            let buffer = &mut buffer[..bytes];
+            let loaded = m.load_run(address, 1 << t.width, buffer);
+            if loaded && let Some(out) = m.state().v.0.get_mut(at..at + bytes) {
+                out.copy_from_slice(buffer);
+            }
+            loaded
+        });
+        if done {
+            return Ok(());
+        }
+    }
     let (plan, start) = begin(m.state(), &t, true)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let contiguous = is_contiguous(&t, &plan);
+    let mut contiguous = is_contiguous(&t);
     let mut i = start;
     while i < plan.count {
         if contiguous {
-            let address = places.address(&m.state().v.0, i, 0);
-            let mut buffer = [0; RUN];
-            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
-            if !bytes.is_empty() && m.load_run(address, places.size(), bytes) {
-                let at = places.register(i, 0);
-                if let Some(out) = m.state().v.0.get_mut(at..at + bytes.len()) {
-                    out.copy_from_slice(bytes);
+            match load_segments(m, &t, &places, i, plan.count) {
+                // The next one crosses pages.
+                Some(0) => {}
+                Some(n) => {
+                    i += n;
+                    continue;
                 }
-                i += bytes.len() >> places.width;
-                continue;
+                None => contiguous = false,
             }
         }
         if t.masked && !bit(&m.state().v.0, 0, i) {
@@ -315,22 +428,35 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
 /// # Errors
 /// The instruction is reserved, or an element faulted.
 pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    if let Some(total) = plain_bytes(m.state(), &t) {
+        let done = plain(m, &t, (base, total), |m, address, at, bytes| {
+            if m.store_registers(address, 1 << t.width, at, bytes) {
+                return true;
+            }
+            let mut buffer = [0; RUN];
+            let buffer = &mut buffer[..bytes];
+            if let Some(from) = m.state().v.0.get(at..at + bytes) {
+                buffer.copy_from_slice(from);
+            }
+            m.store_run(address, 1 << t.width, buffer)
+        });
+        if done {
+            return Ok(());
+        }
+    }
     let (plan, start) = begin(m.state(), &t, false)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let contiguous = is_contiguous(&t, &plan);
+    let mut contiguous = is_contiguous(&t) && !t.masked;
     let mut i = start;
     while i < plan.count {
         if contiguous {
-            let address = places.address(&m.state().v.0, i, 0);
-            let mut buffer = [0; RUN];
-            let bytes = &mut buffer[..run_bytes(&places, address, i, plan.count)];
-            let at = places.register(i, 0);
-            if let Some(from) = m.state().v.0.get(at..at + bytes.len()) {
-                bytes.copy_from_slice(from);
-            }
-            if !bytes.is_empty() && m.store_run(address, places.size(), bytes) {
-                i += bytes.len() >> places.width;
-                continue;
+            match store_segments(m, &places, i, plan.count) {
+                Some(0) => {}
+                Some(n) => {
+                    i += n;
+                    continue;
+                }
+                None => contiguous = false,
             }
         }
         if t.masked && !bit(&m.state().v.0, 0, i) {

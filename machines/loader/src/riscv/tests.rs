@@ -107,7 +107,55 @@ fn anything_else_is_a_flat_binary_but_not_nothing() {
     assert!(matches!(load_bytes(b"", 16), Err(LoadError::Malformed { .. })));
 }
 
+/// An ELF file with a symbol table behind its segment.
+fn elf_with_symbols(names: &[(&str, u64)]) -> Vec<u8> {
+    let mut bytes = elf(243, RAM, RAM, 0x1000);
+    let (mut strings, mut symbols) = (vec![0], vec![0; 24]);
+    for (name, value) in names {
+        symbols.extend((strings.len() as u32).to_le_bytes());
+        symbols.extend([0; 4]);
+        symbols.extend(value.to_le_bytes());
+        symbols.extend([0; 8]);
+        strings.extend(name.bytes().chain([0]));
+    }
+    let section = |kind: u32, offset: usize, size: usize, link: u32| {
+        let mut header = vec![0; 64];
+        header[4..8].copy_from_slice(&kind.to_le_bytes());
+        header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
+        header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
+        header[40..44].copy_from_slice(&link.to_le_bytes());
+        header
+    };
+    let at = bytes.len();
+    bytes.extend_from_slice(&symbols);
+    bytes.extend_from_slice(&strings);
+    let table = bytes.len();
+    bytes.extend(section(0, 0, 0, 0));
+    bytes.extend(section(2, at, symbols.len(), 2));
+    bytes.extend(section(3, at + symbols.len(), strings.len(), 0));
+    bytes[40..48].copy_from_slice(&(table as u64).to_le_bytes());
+    bytes[58..60].copy_from_slice(&64u16.to_le_bytes());
+    bytes[60..62].copy_from_slice(&3u16.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn the_words_of_the_host_target_interface_are_found_by_their_symbols() {
+    let both = [("x_tohost", 1), ("tohost", RAM + 0x40), ("fromhost", RAM + 0x80), ("tohost2", 2)];
+    assert_eq!(load_bytes(&elf_with_symbols(&both), 16).unwrap().htif, Some((RAM + 0x40, RAM + 0x80)));
+    assert_eq!(load_bytes(&elf_with_symbols(&both[..2]), 16).unwrap().htif, None);
+    assert_eq!(load_bytes(&elf(243, RAM, RAM, 0x1000), 16).unwrap().htif, None);
+}
+
 proptest! {
+    #[test]
+    fn damaged_symbol_tables_do_no_harm(at in 0usize..800, value in any::<u8>()) {
+        let mut bytes = elf_with_symbols(&[("tohost", RAM), ("fromhost", RAM + 8)]);
+        let at = at % bytes.len();
+        bytes[at] = value;
+        let _ = load_bytes(&bytes, 16);
+    }
+
     #[test]
     fn a_damaged_elf_header_is_refused_or_stays_within_ram(at in 4usize..120, value in any::<u8>()) {
         let mut bytes = elf(243, RAM, RAM, 0x1000);

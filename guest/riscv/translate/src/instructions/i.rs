@@ -84,6 +84,9 @@ impl UnitTranslator<'_> {
     }
 
     fn csr(&mut self, rd: Xreg, csr: Csr, operand: Val, operation: Operation, writes: bool) {
+        if !writes && self.read_vector_csr(rd, csr) {
+            return;
+        }
         let request = u64::from(csr.0) | (operation as u64) << 12 | u64::from(writes) << 14;
         let request = self.c64(request | u64::from(self.bits) << 32);
         let rd = self.c64(rd.0.into());

@@ -1,16 +1,16 @@
 //! From a vector instruction to its operations: on whole registers where what is known allows it, else by a helper.
 
-use rhea_ir::{Cond, Exit, Lane, Op, Slot, Type, Val};
+use rhea_ir::{Cond, Exit, Lane, Op, Slot, Target, Type, Val};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_vector::memory::{self, Addressing, Transfer};
-use rhea_riscv_vector::{Op as V, Operation, Shape, Vtype, is_legal};
+use rhea_riscv_vector::{Operation, Shape, Vtype, is_legal};
 use std::mem::offset_of;
 
 use crate::vector::call::{Destination, Source, VectorCall};
 use crate::vector::emit::{Emitter, Length, Pieces, VL, VSTART, VTYPE};
 
+use crate::helpers;
 use crate::vector::runtime;
-use crate::{helpers, reasons};
 
 /// What becomes of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,18 +64,21 @@ impl Emitter<'_> {
         }
     }
 
+    /// Writes all bits of floating-point register `r`.
+    pub(crate) fn set_f(&mut self, r: u8, value: Val) {
+        let slot = self.f(r);
+        self.b.put(slot, value);
+    }
+
     fn f(&mut self, r: u8) -> Slot {
         Slot::new(offset_of!(RiscvState, f) + 8 * usize::from(r & 31), Type::I64)
     }
 
     // ---- setting vl ----
 
-    fn leave_after_if(&mut self, cond: Val) {
-        self.b.exit_if(cond, Exit::Leave { reason: reasons::VECTOR_LENGTH, pc: Some(self.next_pc) });
-    }
-
-    fn leave_after(&mut self) {
-        self.b.exit(Exit::Leave { reason: reasons::VECTOR_LENGTH, pc: Some(self.next_pc) });
+    /// Ends the unit; its successor knows nothing, or compares.
+    fn end(&mut self) {
+        self.b.exit(Exit::Jump(Target::Static(self.next_pc)));
     }
 
     fn put_length(&mut self, vtype: u64, vl: Val) {
@@ -99,11 +102,7 @@ impl Emitter<'_> {
         if rs1 == 0 {
             self.put_length(raw, all);
             self.set_x(rd, all);
-            self.assume(raw, vtype, max);
-            if !self.known.full {
-                self.leave_after();
-            }
-            return;
+            return self.assume(raw, vtype, max);
         }
         let avl = self.x(rs1);
         let avl = if self.config.xlen == 32 {
@@ -116,17 +115,11 @@ impl Emitter<'_> {
         let vl = self.b.select(few, avl, all);
         self.put_length(raw, vl);
         self.set_x(rd, vl);
-        if self.known.full {
-            self.leave_after_if(few);
-            // From here on the number is known.
-            self.b.put(VL, all);
-            self.set_x(rd, all);
-            self.assume(raw, vtype, max);
-        } else {
-            let many = self.b.icmp(Cond::GeU, avl, all);
-            self.leave_after_if(many);
-            (self.known.vtype, self.known.length) = (Some((raw, vtype)), Length::Unknown);
-        }
+        self.b.exit_if(few, Exit::Jump(Target::Static(self.next_pc | 1)));
+        // From here on the number is known.
+        self.b.put(VL, all);
+        self.set_x(rd, all);
+        self.assume(raw, vtype, max);
     }
 
     /// vl stays as far as there are as many elements.
@@ -153,10 +146,9 @@ impl Emitter<'_> {
         let value = self.b.iconst(Type::I64, vl);
         self.put_length(raw, value);
         self.set_x(rd, value);
-        let is_full = parsed.is_some() && vl == max;
         match parsed {
-            Some(vtype) if is_full == self.known.full => self.assume(raw, vtype, vl),
-            _ => self.leave_after(),
+            Some(vtype) => self.assume(raw, vtype, vl),
+            None => self.end(),
         }
     }
 
@@ -170,7 +162,7 @@ impl Emitter<'_> {
         let kind = self.b.iconst(Type::I64, kind);
         let vl = self.helper(helpers::VECTOR_SET_VL, &[avl, vtype, kind]);
         self.set_x(rd, vl);
-        self.leave_after();
+        self.end();
     }
 
     pub(crate) fn helper(&mut self, id: u32, arguments: &[Val]) -> Val {
@@ -180,7 +172,7 @@ impl Emitter<'_> {
     // ---- between registers ----
 
     fn compute(&mut self, o: Operation, source: Source, destination: Destination) -> Outcome {
-        let known = o.op != V::VmvWhole && self.known.inline && self.know();
+        let known = self.known.inline && self.know();
         if let Some((raw, _)) = self.known.vtype
             && !is_legal(self.config, raw, &o)
         {
@@ -216,10 +208,7 @@ impl Emitter<'_> {
         match destination {
             Destination::Vector => {}
             Destination::X(r) => self.set_x(r, result),
-            Destination::F(r) => {
-                let slot = self.f(r);
-                self.b.put(slot, result);
-            }
+            Destination::F(r) => self.set_f(r, result),
         }
         Outcome::Done
     }
@@ -237,9 +226,9 @@ impl Emitter<'_> {
     // ---- memory ----
 
     fn transfer(&mut self, t: Transfer, rs1: u8, rs2: u8, is_load: bool) -> Outcome {
+        let known = self.known.inline && self.know();
         let whole = t.addressing == Addressing::Whole;
-        let known = !whole && self.known.inline && self.know();
-        if let Some((raw, _)) = self.known.vtype
+        if let Some((raw, _)) = self.known.vtype.filter(|_| !whole)
             && !memory::is_legal(self.config, raw, &t, is_load)
         {
             return Outcome::Illegal;
@@ -256,10 +245,9 @@ impl Emitter<'_> {
         self.helper(id, &[bits, base, stride, index]);
         if t.addressing == Addressing::FaultOnlyFirst {
             // vl may have been cut.
-            if self.known.full {
-                self.leave_after();
-            } else {
-                self.known.length = Length::Unknown;
+            match self.known.length {
+                Length::Elements(_) => self.end(),
+                Length::Unknown => {}
             }
         }
         Outcome::Done
@@ -272,7 +260,9 @@ impl Emitter<'_> {
         }
         let total = match t.addressing {
             // vstart must be known to be 0.
-            Addressing::Whole if self.known.full => u64::from(t.fields) * u64::from(self.config.vlen / 8),
+            Addressing::Whole if self.known.length != Length::Unknown => {
+                u64::from(t.fields) * u64::from(self.config.vlen / 8)
+            }
             Addressing::UnitStride | Addressing::FaultOnlyFirst if known => match self.elements() {
                 Some(n) => n << t.width,
                 None => return false,
@@ -288,7 +278,7 @@ impl Emitter<'_> {
             // Within a page all of it faults with element 0, or nothing.
             let offset = self.b.and_imm(base, 4095);
             let crosses = self.b.icmp_imm(Cond::GtU, offset, 4096 - total);
-            self.step_if(crosses);
+            self.unassume_if(crosses);
         }
         let ty = match pieces.bytes {
             32 => Type::V256,

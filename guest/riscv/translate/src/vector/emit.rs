@@ -1,21 +1,20 @@
 //! What the translation of vector instructions works on, and what a unit knows of vtype and vl.
 //!
-//! vtype is not in the mode word, but one bit of the mode word ([`mode::VECTOR_PARTIAL`]) says that vl may be other than
-//! VLMAX or vstart other than 0. Where the bit is clear, vl is VLMAX of vtype, and instructions are translated to
-//! operations on whole registers; the vtype they are translated for is that of the unit's own vsetvli, or the one in
-//! force when the unit was translated, which the unit then compares with. Where the bit is set, nothing is assumed, and
-//! instructions call `rhea-riscv-vector`.
-//!
-//! A vsetvli whose vl turns out to be of the other kind leaves the unit, so that its successor is looked up under the
-//! other mode: once at the end of a loop that takes as many elements as it gets, and once at the beginning of the next.
+//! Where vtype is known, vl is its VLMAX and vstart is 0, instructions become operations on whole registers. vtype and
+//! vl are not in the mode word. A unit knows them after a vsetvli of its own, and at its start by a comparison with what
+//! they were when it was translated. Where a comparison fails (vl is what was left for the last round of a loop, say),
+//! the unit is left for another translation of the same instructions, which assumes nothing and calls
+//! `rhea-riscv-vector`, until the next vsetvli. The two are told apart by bit 0 of the PC, which no instruction's address
+//! has: an even PC is the one that compares, and the only one that other units go to. Between units the PC may be odd;
+//! whoever looks at it takes the bit off.
 
-use rhea_ir::{Builder, Cond, Exit, Inst, Lane, MemFlags, Op, Slot, Type, Val};
+use rhea_ir::{Builder, Cond, Exit, Inst, Lane, MemFlags, Op, Slot, Target, Type, Val};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::state::HartConfig;
 use rhea_riscv_vector::Vtype;
 use std::mem::offset_of;
 
-use crate::{reasons, slots};
+use crate::slots;
 
 /// vl.
 pub(crate) const VL: Slot = Slot::new(offset_of!(RiscvState, vl), Type::I64);
@@ -23,6 +22,9 @@ pub(crate) const VL: Slot = Slot::new(offset_of!(RiscvState, vl), Type::I64);
 pub(crate) const VTYPE: Slot = Slot::new(offset_of!(RiscvState, vtype), Type::I64);
 /// vstart.
 pub(crate) const VSTART: Slot = Slot::new(offset_of!(RiscvState, vstart), Type::I64);
+
+/// vxsat.
+pub(crate) const VXSAT: Slot = Slot::new(offset_of!(RiscvState, vxsat), Type::I32);
 
 /// What is known of vl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,18 +42,16 @@ pub struct Known {
     pub vtype: Option<(u64, Vtype)>,
     /// What is known of vl and vstart.
     pub length: Length,
-    /// vtype when the unit was translated.
-    pub hint: u64,
-    /// The unit may assume that vl is VLMAX and vstart 0.
-    pub full: bool,
+    /// vtype when the unit was translated; nothing if nothing is to be assumed.
+    pub hint: Option<u64>,
     /// Whole-register operations are worth it: the host has vectors of 256 bits and multiply-adds.
     pub inline: bool,
 }
 
 impl Known {
-    /// At the start of a unit. `full`: the mode word says that vl is VLMAX; `hint`: vtype at this moment.
-    pub fn at_start(full: bool, hint: u64) -> Known {
-        Known { vtype: None, length: Length::Unknown, hint, full, inline: host_has_wide_vectors() }
+    /// At the start of a unit that may assume that vtype is `hint`.
+    pub fn at_start(hint: Option<u64>) -> Known {
+        Known { vtype: None, length: Length::Unknown, hint, inline: host_has_wide_vectors() }
     }
 }
 
@@ -152,15 +152,17 @@ impl Emitter<'_> {
         if self.known.length != Length::Unknown {
             return true;
         }
-        if !self.known.full {
-            return false;
-        }
-        let hint = self.known.hint;
+        let Some(hint) = self.known.hint else { return false };
         let Some(parsed) = Vtype::parse(self.config, hint) else { return false };
-        let vtype = self.b.get(VTYPE);
-        let other = self.b.icmp_imm(Cond::Ne, vtype, hint);
-        self.step_if(other);
-        self.assume(hint, parsed, parsed.vlmax(self.config));
+        let max = parsed.vlmax(self.config);
+        let (vl, vtype, vstart) = (self.b.get(VL), self.b.get(VTYPE), self.b.get(VSTART));
+        let other_vl = self.b.bin_imm(Op::Xor, vl, max);
+        let other_vtype = self.b.bin_imm(Op::Xor, vtype, hint);
+        let other = self.b.bin(Op::Or, other_vl, other_vtype);
+        let other = self.b.bin(Op::Or, other, vstart);
+        let other = self.b.icmp_imm(Cond::Ne, other, 0);
+        self.unassume_if(other);
+        self.assume(hint, parsed, max);
         true
     }
 
@@ -178,16 +180,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// Puts the instruction's bits where an exception and `VECTOR_STEP` look for them.
+    /// Puts the instruction's bits where an illegal-instruction exception looks for them.
     pub(crate) fn note_bits(&mut self) {
         let bits = self.b.iconst(Type::I64, self.bits.into());
         self.b.put(slots::scratch(0), bits);
     }
 
-    /// Leaves the unit to do this instruction without assumptions if `cond` (I8) is 1.
-    pub(crate) fn step_if(&mut self, cond: Val) {
-        self.note_bits();
-        self.b.exit_if(cond, Exit::Leave { reason: reasons::VECTOR_STEP, pc: Some(self.pc) });
+    /// Goes on at this instruction without assumptions if `cond` (I8) is 1.
+    pub(crate) fn unassume_if(&mut self, cond: Val) {
+        self.b.exit_if(cond, Exit::Jump(Target::Static(self.pc | 1)));
     }
 
     // ---- pieces of groups ----

@@ -34,7 +34,7 @@ impl Emitter<'_> {
     }
 
     /// Does the instruction without assumptions if a lane of a result is a NaN.
-    fn step_if_any_nan(&mut self, sew: u8, results: &[Val]) {
+    fn unassume_if_any_nan(&mut self, sew: u8, results: &[Val]) {
         let mut all: Option<Val> = None;
         for r in results {
             let nans = self.is_nan(sew, *r);
@@ -46,8 +46,22 @@ impl Emitter<'_> {
         if let Some(all) = all {
             let none = self.b.op2(Op::VTestZero, Type::I8, Lane::None, 0, all, all, 0);
             let any = self.b.bin_imm(Op::Xor, none, 1);
-            self.step_if(any);
+            self.unassume_if(any);
         }
+    }
+
+    /// The same if a lane is what the host delivers for a number that is too large for 32 bits, or for no number.
+    fn unassume_if_any_out_of_range(&mut self, results: &[Val]) {
+        let ty = results.first().map_or(Type::V128, |r| self.b.ty(*r));
+        let indefinite = self.constant(ty, 2, 0x8000_0000);
+        let mut all = self.b.iconst(ty, 0);
+        for r in results {
+            let equal = self.op(Op::VCmpEq, Lane::I32, *r, indefinite);
+            all = self.op(Op::VOr, Lane::None, all, equal);
+        }
+        let none = self.b.op2(Op::VTestZero, Type::I8, Lane::None, 0, all, all, 0);
+        let any = self.b.bin_imm(Op::Xor, none, 1);
+        self.unassume_if(any);
     }
 
     /// One in each lane that takes no part, so that it raises no flag.
@@ -64,7 +78,8 @@ impl Emitter<'_> {
         let moves = matches!(o.op, Vfmv | Vfmerge | Vfsgnj | Vfsgnjn | Vfsgnjx);
         let computes =
             matches!(o.op, Vfadd | Vfsub | Vfrsub | Vfmul | Vfdiv | Vfrdiv | Vfsqrt | Vfmin | Vfmax);
-        let converts = matches!(o.op, VfcvtFX) && sew == 2;
+        let to_integers = matches!(o.op, VfcvtXF | VfcvtRtzXF) && sew == 2;
+        let converts = matches!(o.op, VfcvtFX) && sew == 2 || to_integers;
         let rounds = computes || converts || o.op.reads_vd();
         if !(moves || rounds) || (rounds && self.rounding == Rounding::Software) || sew < 2 {
             return false;
@@ -106,7 +121,10 @@ impl Emitter<'_> {
             })
             .collect();
         if o.op.reads_vd() {
-            self.step_if_any_nan(sew, &results);
+            self.unassume_if_any_nan(sew, &results);
+        }
+        if to_integers {
+            self.unassume_if_any_out_of_range(&results);
         }
         self.put_results(o.vd, pieces, mask.as_deref(), &results);
         true
@@ -139,6 +157,11 @@ impl Emitter<'_> {
             V::VfcvtFX => {
                 let ty = self.b.ty(x);
                 return self.b.vconvert(ty, Convert::I32ToF32, x, HostRounding::Current);
+            }
+            V::VfcvtXF | V::VfcvtRtzXF => {
+                let ty = self.b.ty(x);
+                let kind = if op == V::VfcvtXF { Convert::F32ToI32 } else { Convert::F32ToI32Trunc };
+                return self.b.vconvert(ty, kind, x, HostRounding::Current);
             }
             _ => return self.float_min_max(op, sew, x, y),
         };
@@ -238,7 +261,7 @@ impl Emitter<'_> {
             .collect();
         let Some(results) = results else { return false };
         if o.op.reads_vd() {
-            self.step_if_any_nan(3, &results);
+            self.unassume_if_any_nan(3, &results);
         }
         self.put_pieces(o.vd, pieces, &results);
         true

@@ -4,7 +4,7 @@ use rhea_ir::{Cond, Inst, Lane, Op, Type, Val};
 use rhea_riscv_vector::{Numbers, Op as V, Operation, Shape, Vtype};
 
 use crate::vector::call::{Destination, Source};
-use crate::vector::emit::{Emitter, Pieces, lane};
+use crate::vector::emit::{Emitter, Pieces, VXSAT, lane};
 
 impl Emitter<'_> {
     /// Translates `o` for `n` elements with vstart 0, if there is a way; false, with nothing emitted that matters, if
@@ -20,6 +20,7 @@ impl Emitter<'_> {
         let sew = vtype.sew;
         match o.op.shape() {
             Shape::Scalar => self.inline_scalar_move(o, source, destination, sew),
+            Shape::Whole => self.inline_whole_move(o),
             Shape::MaskLogical => self.inline_mask_logical(o, n),
             Shape::MaskScalar => self.inline_mask_scalar(o, destination, n),
             Shape::Reduce if o.op.numbers() == Numbers::Integer => self.inline_reduction(o, sew, n),
@@ -83,6 +84,16 @@ impl Emitter<'_> {
                 self.set_x(rd, value);
                 true
             }
+            (V::VfmvFS, Destination::F(fd)) => {
+                let slot = slot(self, o.vs2);
+                let value = self.b.get(slot);
+                let value = self.b.zext(Type::I64, value);
+                // Narrower numbers are boxed.
+                let boxed =
+                    if sew == 3 { value } else { self.b.bin_imm(Op::Or, value, u64::MAX << (8 << sew)) };
+                self.set_f(fd, boxed);
+                true
+            }
             (V::VmvSX | V::VfmvSF, _) => {
                 let Some(value) = self.scalar(source, sew) else { return false };
                 let value = self.b.zext(ty, value);
@@ -92,6 +103,16 @@ impl Emitter<'_> {
             }
             _ => false,
         }
+    }
+
+    /// vmv1r.v and its kin, with vstart 0.
+    fn inline_whole_move(&mut self, o: Operation) -> bool {
+        let Some(pieces) = Pieces::of(u64::from(o.vs1) * u64::from(self.config.vlen / 8)) else {
+            return false;
+        };
+        let values: Vec<Val> = (0..pieces.count).map(|i| self.piece(o.vs2, pieces, i)).collect();
+        self.put_pieces(o.vd, pieces, &values);
+        true
     }
 
     fn inline_same(&mut self, o: Operation, source: Source, sew: u8, n: u64) -> bool {
@@ -110,6 +131,15 @@ impl Emitter<'_> {
         let ty = pieces.ty();
         let scalar = self.scalar(source, sew);
         let uniform = scalar.map(|x| self.splat(ty, sew, x));
+        if let Some((saturating, wrapping)) = saturation(o.op) {
+            return self.inline_saturating(
+                o,
+                sew,
+                (pieces, mask.as_deref()),
+                uniform,
+                (saturating, wrapping),
+            );
+        }
         let results: Vec<Val> = (0..pieces.count)
             .map(|i| {
                 let y = match uniform {
@@ -138,12 +168,56 @@ impl Emitter<'_> {
         true
     }
 
+    /// Sums and differences that saturate where they are not what they are without; vxsat is set then.
+    fn inline_saturating(
+        &mut self,
+        o: Operation,
+        sew: u8,
+        (pieces, mask): (Pieces, Option<&[Val]>),
+        uniform: Option<Val>,
+        (saturating, wrapping): (Op, Op),
+    ) -> bool {
+        let mut all = None;
+        let results: Vec<Val> = (0..pieces.count)
+            .map(|i| {
+                let y = match uniform {
+                    Some(y) => y,
+                    None => self.piece(o.vs1, pieces, i),
+                };
+                let x = self.piece(o.vs2, pieces, i);
+                let result = self.op(saturating, lane(sew), x, y);
+                let plain = self.op(wrapping, lane(sew), x, y);
+                let mut differs = self.op(Op::VXor, Lane::None, result, plain);
+                if let Some(mask) = mask.and_then(|m| m.get(i as usize)) {
+                    differs = self.op(Op::VAnd, Lane::None, differs, *mask);
+                }
+                all = Some(match all {
+                    None => differs,
+                    Some(before) => self.op(Op::VOr, Lane::None, before, differs),
+                });
+                result
+            })
+            .collect();
+        if let Some(all) = all.filter(|_| pieces.bytes >= 16) {
+            let none = self.b.op2(Op::VTestZero, Type::I8, Lane::None, 0, all, all, 0);
+            let any = self.b.bin_imm(Op::Xor, none, 1);
+            let any = self.b.zext(Type::I32, any);
+            let old = self.b.get(VXSAT);
+            let new = self.b.or(old, any);
+            self.b.put(VXSAT, new);
+            self.put_results(o.vd, pieces, mask, &results);
+            return true;
+        }
+        false
+    }
+
     /// Whether the host's vectors can do it lane by lane.
     fn has_lane_operation(&self, op: V, source: Source, sew: u8) -> bool {
         match op {
             V::Vadd | V::Vsub | V::Vrsub | V::Vand | V::Vor | V::Vxor | V::Vandn => true,
             V::Vminu | V::Vmin | V::Vmaxu | V::Vmax => true,
             V::Vmul | V::Vmacc | V::Vnmsac | V::Vmadd | V::Vnmsub => true,
+            V::Vsaddu | V::Vsadd | V::Vssubu | V::Vssub => sew < 2,
             V::Vmulh | V::Vmulhu => sew == 1 || sew == 2,
             V::Vmv | V::Vmerge => true,
             V::Vsll | V::Vsrl => match source {
@@ -419,5 +493,16 @@ impl Emitter<'_> {
             .collect();
         self.put_results(o.vd, pieces, mask.as_deref(), &results);
         true
+    }
+}
+
+/// The saturating operation, and what it is where nothing saturates.
+const fn saturation(op: V) -> Option<(Op, Op)> {
+    match op {
+        V::Vsaddu => Some((Op::VAddSatU, Op::VAdd)),
+        V::Vsadd => Some((Op::VAddSatS, Op::VAdd)),
+        V::Vssubu => Some((Op::VSubSatU, Op::VSub)),
+        V::Vssub => Some((Op::VSubSatS, Op::VSub)),
+        _ => None,
     }
 }

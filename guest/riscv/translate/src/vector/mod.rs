@@ -1,4 +1,10 @@
 //! Vector instructions.
+//!
+//! - `table`: each instruction, by the format of its operands; `call`: what it is to `rhea-riscv-vector`.
+//! - `translate`: what mstatus says of an instruction, and the traits' methods.
+//! - `emit`: what a unit knows of vtype and vl, and how it comes to know it.
+//! - `dispatch`: vsetvli and its kin, loads and stores, and which instructions call a helper (`runtime`).
+//! - `inline`, `masks`, `widths`, `floats`: operations on whole registers.
 
 mod call;
 mod dispatch;
@@ -15,4 +21,3 @@ mod widths;
 
 pub use call::{Destination, Source, VectorCall};
 pub(crate) use emit::Known;
-pub(crate) use runtime::step;

@@ -1,13 +1,14 @@
-//! The helpers that vector instructions call, and single instructions that are done without assumptions.
+//! The helpers that vector instructions call.
+
+use std::mem::offset_of;
 
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
-use rhea_riscv_vector::{Avl, Illegal, Operation, set_vl as set_length};
+use rhea_riscv_vector::{Avl, Illegal, Numbers, Operation, set_vl as set_length};
 
-use crate::reasons;
-use crate::vector::call::{Destination, Source, VectorCall};
-use crate::{Features, decode32};
+use crate::cpu::RiscvCpu;
+use crate::{float, reasons};
 
 /// Kind of AVL of [`set_vl`]: vl stays as far as it can.
 pub(crate) const KEEP: u64 = 0;
@@ -49,6 +50,14 @@ impl Memory for GuestMemory<'_> {
         [address, last].iter().all(|a| self.cx.page(*a, Access::Read, self.index).is_ok())
     }
 
+    fn load_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
+        self.cx.load_to_state(address, len, offset_of!(RiscvState, v) + at, self.index)
+    }
+
+    fn store_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
+        self.cx.store_from_state(address, len, offset_of!(RiscvState, v) + at, self.index)
+    }
+
     fn load_run(&mut self, address: u64, _: u32, out: &mut [u8]) -> bool {
         self.is_ram(address, Access::Read) && self.cx.load_bytes(address, out, self.index).is_ok()
     }
@@ -65,9 +74,19 @@ fn stop(cx: &mut VcpuContext, stop: Stop<Leave>) {
     }
 }
 
+/// Brings fflags up to date before an operation that may spare work if inexact is raised already.
+fn gather_flags(cx: &mut VcpuContext, bits: u64) -> Option<Operation> {
+    let operation = Operation::from_bits(bits)?;
+    if operation.op.numbers() != Numbers::Integer {
+        let (st, _, env) = cx.parts::<RiscvState, RiscvCpu>();
+        float::gather_flags(st, env);
+    }
+    Some(operation)
+}
+
 /// An [`Operation`] with a scalar.
 pub(crate) extern "C" fn execute(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
-    let done = Operation::from_bits(bits)
+    let done = gather_flags(cx, bits)
         .ok_or(Illegal)
         .and_then(|o| rhea_riscv_vector::execute(cx.state::<RiscvState>(), o, scalar));
     done.unwrap_or_else(|Illegal| {
@@ -78,11 +97,9 @@ pub(crate) extern "C" fn execute(cx: &mut VcpuContext, bits: u64, scalar: u64, _
 
 /// One that cannot be illegal.
 pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: u64, _: u64, _: u64) -> u64 {
-    let done = Operation::from_bits(bits)
-        .ok_or(Illegal)
-        .and_then(|o| rhea_riscv_vector::execute(cx.state::<RiscvState>(), o, scalar));
-    debug_assert!(done.is_ok(), "legality was decided when the unit was translated");
-    done.unwrap_or_default()
+    let operation = gather_flags(cx, bits);
+    let st = cx.state::<RiscvState>();
+    operation.map_or(0, |o| rhea_riscv_vector::execute_legal(st, o, scalar))
 }
 
 /// A load by its [`Transfer`], base, stride and MMU index.
@@ -111,53 +128,4 @@ pub(crate) extern "C" fn set_vl(cx: &mut VcpuContext, avl: u64, vtype: u64, kind
         _ => Avl::Elements(avl),
     };
     set_length(cx.state::<RiscvState>(), avl, vtype)
-}
-
-/// Does the vector instruction at PC, whatever vtype, vl and vstart are, and goes on to the next. `Err` is a reason to
-/// leave: the instruction has not completed.
-pub(crate) fn step(cx: &mut VcpuContext, features: &Features, bits: u32) -> Result<(), Leave> {
-    let index = cx.state::<RiscvState>().data_index();
-    let Some(call) = decode32(bits, features).and_then(VectorCall::of) else {
-        return Err(Leave(reasons::ILLEGAL));
-    };
-    let st = cx.state::<RiscvState>();
-    match call {
-        VectorCall::Compute { operation, source, destination } => {
-            let scalar = match source {
-                Source::Vector => 0,
-                Source::X(r) => st.x[usize::from(r % 32)],
-                Source::F(r) => st.f[usize::from(r % 32)],
-                Source::Immediate(value) => value,
-            };
-            let result = rhea_riscv_vector::execute(st, operation, scalar)
-                .map_err(|Illegal| Leave(reasons::ILLEGAL))?;
-            match destination {
-                Destination::Vector => {}
-                Destination::X(r) => st.set_x(r.into(), result),
-                Destination::F(r) => st.f[usize::from(r % 32)] = result,
-            }
-        }
-        VectorCall::Load { transfer, rs1, rs2 } => {
-            let (base, stride) = (st.x[usize::from(rs1 % 32)], st.x[usize::from(rs2 % 32)]);
-            memory::load(&mut GuestMemory { cx, index }, transfer, base, stride).map_err(reason)?;
-        }
-        VectorCall::Store { transfer, rs1, rs2 } => {
-            let (base, stride) = (st.x[usize::from(rs1 % 32)], st.x[usize::from(rs2 % 32)]);
-            memory::store(&mut GuestMemory { cx, index }, transfer, base, stride).map_err(reason)?;
-        }
-        // These are never left for.
-        VectorCall::SetVl { .. } | VectorCall::SetVlImmediate { .. } | VectorCall::SetVlRegister { .. } => {
-            return Err(Leave(reasons::ILLEGAL));
-        }
-    }
-    let st = cx.state::<RiscvState>();
-    st.pc = st.pc.wrapping_add(4) & st.config.mask();
-    Ok(())
-}
-
-fn reason(stop: Stop<Leave>) -> Leave {
-    match stop {
-        Stop::Illegal => Leave(reasons::ILLEGAL),
-        Stop::Fault(leave) => leave,
-    }
 }

@@ -1,6 +1,7 @@
 //! `tables/v.isa` and `tables/zvk.isa`: what mstatus says first, then the instruction itself.
 
 use rhea_ir::{Exit, Op as IrOp};
+use rhea_riscv_state::csr as number;
 use rhea_riscv_state::state::{mode, mstatus};
 use rhea_riscv_vector::memory::Addressing::{
     FaultOnlyFirst, Indexed, Mask as MaskBits, Strided, UnitStride, Whole,
@@ -10,13 +11,13 @@ use rhea_riscv_vector::{Numbers, Op::*};
 use crate::translator::UnitTranslator;
 use crate::vector::call::{Operands, Registers, SetVl, VectorCall};
 use crate::vector::dispatch::Outcome;
-use crate::vector::emit::{Emitter, Rounding};
+use crate::vector::emit::{Emitter, Length, Rounding, VL, VTYPE};
 use crate::vector::table::{instructions_of_v, instructions_of_zvk};
 use crate::{
-    AccVf, AccVv, AccVx, CarryVf, CarryVi, CarryVv, CarryVx, Count, ExtractF, ExtractX, Index, MaskVf,
+    AccVf, AccVv, AccVx, CarryVf, CarryVi, CarryVv, CarryVx, Count, Csr, ExtractF, ExtractX, Index, MaskVf,
     MaskVi, MaskVv, MaskVx, PlainV2, PlainVi, PlainVu, PlainVv, PlainVx, R, SplatF, SplatI, SplatV, SplatX,
     TranslateV, TranslateZvk, V2, VIndexed, VIndexedStore, VLoad, VStore, VStrided, VStridedStore,
-    VWholeLoad, VWholeStore, Vf, Vi, Vsetivli, Vsetvli, Vu, Vu6, Vv, Vx, reasons, slots,
+    VWholeLoad, VWholeStore, Vf, Vi, Vsetivli, Vsetvli, Vu, Vu6, Vv, Vx, Xreg, reasons, slots,
 };
 
 impl UnitTranslator<'_> {
@@ -44,6 +45,22 @@ impl UnitTranslator<'_> {
         if outcome == Outcome::Illegal {
             self.illegal();
         }
+    }
+
+    /// csrr of vl, vtype and vlenb, which are fields or constants; false if it is another.
+    pub(crate) fn read_vector_csr(&mut self, rd: Xreg, csr: Csr) -> bool {
+        if self.mode & mode::VECTOR == 0 || self.is_rv32() {
+            return false;
+        }
+        let value = match (csr.0, self.vector.length) {
+            (number::VL, Length::Elements(n)) => self.c64(n),
+            (number::VL, _) => self.b.get(VL),
+            (number::VTYPE, _) => self.b.get(VTYPE),
+            (number::VLENB, _) => self.c64(u64::from(self.config.vlen / 8)),
+            _ => return false,
+        };
+        self.set_x(rd, value);
+        true
     }
 
     /// Vector state, and the floating-point state if `floats`, counts as changed by every instruction. Where it is not
