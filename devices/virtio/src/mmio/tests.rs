@@ -332,3 +332,44 @@ fn any_register_takes_anything() {
         }
     }
 }
+
+/// Descriptors, headers and indices of a driver that has lost its mind; afterwards a good one gets on as if nothing had been.
+#[test]
+fn a_mad_driver_hurts_only_itself() {
+    let mut rig = Rig::new(MmioVersion::Modern, BlkConfig::default());
+    let mut state = 0x1234_5678_9abc_def1u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..300u64 {
+        let packed = if round & 1 != 0 { feature::RING_PACKED } else { 0 };
+        let all = feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX | blk_feature::FLUSH;
+        rig.start(all | packed);
+        let at = rig.driver.at;
+        for index in 0..16 {
+            // Mostly small addresses and lengths, now and then anything.
+            let address = if random() & 15 == 0 { random() } else { random() & 0xf_ffff };
+            let len = if random() & 15 == 0 { random() as u32 } else { random() as u32 & 0x1fff };
+            let (flags, next) = (random() as u16 & 0x8087, random() as u16 & 15);
+            let (a, b) = if packed != 0 { (next, flags) } else { (flags & 7, next) };
+            rig.driver.descriptor(index, address, len, a, b);
+            rig.memory.dma_write(address & 0xffff, &[random() as u8 & 15, 0, 0, 0]).unwrap();
+            if packed == 0 {
+                rig.memory.dma_write_u16(at.driver + 4 + 2 * u64::from(index), random() as u16 & 17).unwrap();
+            }
+        }
+        if packed == 0 {
+            rig.memory.dma_write_u16(at.driver + 2, random() as u16 & 31).unwrap();
+        }
+        rig.write(register::QUEUE_NOTIFY, 0);
+        if round & 2 != 0 {
+            std::thread::yield_now();
+        }
+    }
+    rig.start(feature::VERSION_1);
+    let (status, written) = rig.request(request::IN, 1, &[(DATA, 512, true)]);
+    assert_eq!((status, written), (0, 513));
+}
