@@ -7,8 +7,8 @@ pub(crate) struct UsedSet {
 }
 
 impl UsedSet {
-    /// The most numbers a set holds: 64 MiB of memory.
-    pub(crate) const MAX: u64 = 1 << 29;
+    /// The most numbers a set holds: 48 MiB of memory.
+    pub(crate) const MAX: u64 = 3 << 27;
 
     /// An empty set of numbers below `bound`, which is at most [`UsedSet::MAX`].
     pub(crate) fn new(bound: u64) -> Self {

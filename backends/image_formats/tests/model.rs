@@ -147,3 +147,124 @@ fn images_opened_for_reading_can_be_written_after_a_reopen() {
         });
     }
 }
+
+/// Lets whoever else is ready go first.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        context.waker().wake_by_ref();
+        match std::mem::replace(&mut yielded, true) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// A file in memory in which data of one byte finds no room, after others had their turn.
+struct NoRoomFor(u8, rhea_block::MemoryNode);
+
+#[async_trait::async_trait]
+impl rhea_block::Node for NoRoomFor {
+    fn length(&self) -> u64 {
+        self.1.length()
+    }
+
+    async fn read(&self, offset: u64, data: &mut IoVector) -> rhea_block::Result<()> {
+        self.1.read(offset, data).await
+    }
+
+    async fn write(
+        &self,
+        offset: u64,
+        data: rhea_async_io::IoView<'_>,
+        flags: WriteFlags,
+    ) -> rhea_block::Result<()> {
+        let mut first = [0];
+        data.slice(0..1).read(0, &mut first);
+        if first[0] == self.0 {
+            yield_once().await;
+            return Err(rhea_block::BlockError::os(libc::ENOSPC));
+        }
+        self.1.write(offset, data, flags).await
+    }
+
+    async fn flush(&self) -> rhea_block::Result<()> {
+        Ok(())
+    }
+
+    async fn truncate(&self, length: u64, how: rhea_block::Truncate) -> rhea_block::Result<()> {
+        self.1.truncate(length, how).await
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+/// Writes that find no room, alone and beside others that do: the header's count is right in the end.
+#[test]
+fn vdi_counts_no_block_of_a_write_that_failed() {
+    block_on(async {
+        let folder = Folder::new();
+        let file = folder.file("image");
+        let registry = registry();
+        create(&registry, "vdi", &file, "", 5 << 20).await;
+        let bytes = std::fs::read(&file).expect("image");
+        let file = rhea_block::BlockNode::new(rhea_block::NodeParts {
+            name: "file".into(),
+            driver_name: "memory",
+            filename: String::new(),
+            flags: OpenFlags::empty(),
+            node: Box::new(NoRoomFor(0xfa, rhea_block::MemoryNode::new(bytes))),
+            backing: std::sync::Arc::default(),
+        });
+        registry.remember(&file).expect("the only node");
+        let image = Opened::new(
+            registry
+                .open_node(options("driver=vdi,file=file"), OpenFlags::UNMAP, false)
+                .await
+                .expect("opened"),
+        )
+        .await;
+        let (node, write) = (image.node.clone(), |at: u64, byte: u8| {
+            let node = image.node.clone();
+            async move { node.write(at << 20, &IoVector::from_slice(&[byte; 1 << 16]), WriteFlags::empty()).await }
+        });
+        let counted = async || {
+            node.flush().await.expect("flushed");
+            let mut count = [0; 4];
+            file.read_bytes(0x184, &mut count).await.expect("read");
+            u32::from_le_bytes(count)
+        };
+        write(0, 0xfa).await.expect_err("no room");
+        assert_eq!(counted().await, 0);
+        // The first of two fails after both have taken storage.
+        let (failed, done) = futures_util::future::join(write(1, 0xfa), write(2, 1)).await;
+        failed.expect_err("no room");
+        done.expect("written");
+        assert_eq!(counted().await, 2, "the block in use is the second");
+        // What it left free is used before the file grows.
+        write(3, 2).await.expect("written");
+        assert_eq!(counted().await, 2);
+        let check = node.driver().check(Default::default()).await.expect("check");
+        assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+        let mut data = [0; 2];
+        node.read_bytes(2 << 20, &mut data[..1]).await.expect("read");
+        node.read_bytes(3 << 20, &mut data[1..]).await.expect("read");
+        assert_eq!(data, [1, 2]);
+        // Counted by a flush while the write was under way.
+        let (failed, flushed) = futures_util::future::join(write(4, 0xfa), async {
+            write(2, 3).await?;
+            node.flush().await
+        })
+        .await;
+        failed.expect_err("no room");
+        flushed.expect("flushed");
+        drop(node);
+        image.close().await;
+        let mut count = [0; 4];
+        file.read_bytes(0x184, &mut count).await.expect("read");
+        assert_eq!(u32::from_le_bytes(count), 2);
+    });
+}

@@ -24,6 +24,9 @@ use crate::node::Qcow2Node;
 use crate::options::{take_cache_sizes, take_settings};
 use crate::refcount_bits;
 
+/// Bytes of L2 tables, and of refcount blocks, that are held while an image is made.
+const CREATION_CACHE: u64 = 64 << 10;
+
 /// How a new image is encrypted.
 enum NewEncryption {
     None,
@@ -296,7 +299,10 @@ async fn fill(
     file.write_bytes(0, header).await?;
     let mut none = Options::default();
     let settings = take_settings(&mut none, &g, OpenFlags::UNMAP, false)?;
-    let caches = take_cache_sizes(&mut none, &g, size, cluster)?;
+    let mut caches = take_cache_sizes(&mut none, &g, size, cluster)?;
+    // Tables are filled from beginning to end, each entry once: more of them in memory would be of no use.
+    caches.l2 = caches.l2.min(CREATION_CACHE);
+    caches.refcounts = caches.refcounts.min(CREATION_CACHE);
     let parts = |header: Header, disk: Vec<u8>, encryption: Option<Encryption>| Parts {
         file: file_edge.clone(),
         data_file: data_edge.clone(),

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
-    BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, Node, OpenContext, Result, ResultExt,
-    Role, StatusFlags, WriteFlags,
+    BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, MAX_LENGTH, Node, OpenContext, Result,
+    ResultExt, Role, StatusFlags, WriteFlags,
 };
 use rhea_options::Options;
 
@@ -130,7 +130,13 @@ impl BochsImage {
         if entry == UNALLOCATED {
             return Ok((None, len));
         }
-        let start = self.data_offset + u64::from(entry) * (self.bitmap_len + self.extent_len);
+        let start = u64::from(entry)
+            .checked_mul(self.bitmap_len + self.extent_len)
+            .and_then(|at| at.checked_add(self.data_offset))
+            .filter(|&at| at <= MAX_LENGTH)
+            .ok_or_else(|| {
+                BlockError::malformed(format!("catalog entry {index} ({entry:#x}) is too large"))
+            })?;
         let bitmap = Table { offset: start, len: self.bitmap_len };
         let first = within / 512;
         let wanted = (within % 512 + len).div_ceil(512);

@@ -106,7 +106,8 @@ impl Chunks {
 
     /// Puts the chunks in order.
     pub(super) fn finish(&mut self) -> Result<()> {
-        self.chunks.sort_by_key(|chunk| chunk.start);
+        self.chunks.shrink_to_fit();
+        self.chunks.sort_unstable_by_key(|chunk| chunk.start);
         for pair in self.chunks.windows(2) {
             let overlap = pair[0].start.checked_add(pair[0].len).is_none_or(|end| end > pair[1].start);
             if overlap {

@@ -1,44 +1,45 @@
 //! Checking images.
 
-use rhea_block::{CheckResult, Repair, Result};
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
+
+use rhea_block::{CheckResult, Repair, Result};
 
 use super::header::DISCARDED;
 use super::node::VdiImage;
 use crate::fields::le32;
 use crate::used::UsedSet;
 
+/// Blocks of the file that are looked at in one pass over the map: 32 MiB of memory. Only disks of more than 256 TiB need
+/// another pass.
+const WINDOW: u64 = 1 << 28;
+
+struct Check<'a> {
+    image: &'a VdiImage,
+    result: CheckResult,
+    /// Bytes of the map that the file has.
+    map_len: u64,
+    allocated: u32,
+    /// The lowest block of the file that nothing refers to, as far as the passes went.
+    first_free: u64,
+}
+
 pub(super) async fn check(image: &VdiImage, repair: Repair) -> Result<CheckResult> {
-    let mut result = CheckResult::default();
-    let blocks = u64::from(image.header.blocks_in_image);
-    let mut used = UsedSet::new(blocks);
-    let mut allocated = 0u32;
     let file = image.file.node();
-    let mut chunk = vec![0; 1 << 20];
-    let mut at = 0;
+    let blocks = u64::from(image.header.blocks_in_image);
     // What lies beyond the file's end was never written.
-    let len = image.map.len.min(file.length().saturating_sub(image.map.offset)) / 4 * 4;
-    while at < len {
-        let part = &mut chunk[..(len - at).min(1 << 20) as usize];
-        file.read_bytes(image.map.offset + at, part).await?;
-        for (block, entry) in (at / 4..).zip(part.chunks_exact(4).map(|e| le32(e, 0))) {
-            if entry >= DISCARDED {
-                continue;
-            }
-            if u64::from(entry) >= blocks {
-                result.corruptions += 1;
-                result.tell(format!("ERROR: block index {block} too large, is {entry}"));
-                continue;
-            }
-            allocated += 1;
-            if !used.insert(entry.into()) {
-                result.corruptions += 1;
-                result.tell(format!("ERROR: block index {block} also used by {entry}"));
-            }
+    let map_len = image.map.len.min(file.length().saturating_sub(image.map.offset)) / 4 * 4;
+    let mut check = Check { image, result: CheckResult::default(), map_len, allocated: 0, first_free: 0 };
+    let mut window = 0..blocks.min(WINDOW);
+    loop {
+        check.pass(window.clone()).await?;
+        if window.end == blocks {
+            break;
         }
-        at += part.len() as u64;
+        window = window.end..blocks.min(window.end + WINDOW);
     }
-    if len < image.map.len {
+    let Check { mut result, allocated, first_free, .. } = check;
+    if map_len < image.map.len {
         result.check_errors += 1;
         result.tell("ERROR: the block map ends beyond the file's end".into());
     }
@@ -46,7 +47,7 @@ pub(super) async fn check(image: &VdiImage, repair: Repair) -> Result<CheckResul
     if allocated != counted {
         // With other errors, nobody knows which blocks of the file are free.
         let behind = result.corruptions == 0 && result.check_errors == 0;
-        if repair.errors && behind && used.first_free() == u64::from(allocated) {
+        if repair.errors && behind && first_free == u64::from(allocated) {
             image.write_count(allocated).await?;
             file.flush().await?;
             result.corruptions_fixed += 1;
@@ -57,4 +58,42 @@ pub(super) async fn check(image: &VdiImage, repair: Repair) -> Result<CheckResul
         }
     }
     Ok(result)
+}
+
+impl Check<'_> {
+    /// Looks at the entries that refer to some of the file's blocks; those that refer to none belong to the first pass.
+    async fn pass(&mut self, window: Range<u64>) -> Result<()> {
+        let mut used = UsedSet::new(window.end - window.start);
+        let mut chunk = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < self.map_len {
+            let part = &mut chunk[..(self.map_len - at).min(1 << 20) as usize];
+            self.image.file.node().read_bytes(self.image.map.offset + at, part).await?;
+            for (block, entry) in (at / 4..).zip(part.chunks_exact(4).map(|e| le32(e, 0))) {
+                if entry < DISCARDED {
+                    self.entry(block, entry, &window, &mut used);
+                }
+            }
+            at += part.len() as u64;
+        }
+        if self.first_free == window.start {
+            self.first_free += used.first_free();
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, block: u64, entry: u32, window: &Range<u64>, used: &mut UsedSet) {
+        if u64::from(entry) >= self.image.header.blocks_in_image.into() {
+            if window.start == 0 {
+                self.result.corruptions += 1;
+                self.result.tell(format!("ERROR: block index {block} too large, is {entry}"));
+            }
+        } else if window.contains(&entry.into()) {
+            self.allocated += 1;
+            if !used.insert(u64::from(entry) - window.start) {
+                self.result.corruptions += 1;
+                self.result.tell(format!("ERROR: block index {block} also used by {entry}"));
+            }
+        }
+    }
 }

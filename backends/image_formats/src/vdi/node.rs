@@ -122,9 +122,10 @@ impl ClusterMap for VdiImage {
                 let run = 1 + entries
                     .take_while(|&entry| {
                         if first < DISCARDED {
-                            expected += 1;
+                            // What lies behind the last number that a block can have is none.
+                            expected = expected.saturating_add(1);
                         }
-                        entry == expected
+                        entry == expected && (first >= DISCARDED || entry < DISCARDED)
                     })
                     .count();
                 (first, run as u64)
@@ -206,5 +207,11 @@ impl ImageFormat for VdiImage {
 
     fn users(&self) -> &async_lock::RwLock<()> {
         &self.users
+    }
+
+    async fn leave_clean(&self) -> Result<()> {
+        // A write that failed while the map was written back has been counted.
+        self.before_write_back().await?;
+        self.file.node().flush().await
     }
 }

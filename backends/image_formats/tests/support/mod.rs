@@ -1,6 +1,8 @@
 //! Registries, folders and QEMU's tools for the tests of this folder.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod read_only;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
