@@ -95,6 +95,13 @@ impl TranslateToy for Called {
 }
 
 #[test]
+fn one_tables_methods_can_be_called_alone() {
+    let call = |word| decode16(word, &SLOW).and_then(|instruction| instruction.translate_toy(&mut Called));
+    assert_eq!(call(0x2000).as_deref(), Some("halt"));
+    assert_eq!(call(0b0011_0000_0000_1000), None, "what stands for another is none of the table's own");
+}
+
+#[test]
 fn an_instruction_calls_its_method_or_that_of_what_it_stands_for() {
     let call = |word| decode16(word, &SLOW).map(|instruction| instruction.translate(&mut Called));
     assert_eq!(call(0x2000).as_deref(), Some("halt"));
