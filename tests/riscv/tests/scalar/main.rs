@@ -54,7 +54,7 @@ fn is_compared(e: &Encoding, xlen: Xlen) -> bool {
     // On RV32 this word is a jump.
     let skipped = skipped || name == "c.addiw" && xlen == Xlen::Rv32;
     let only32 = e.name.ends_with(".rv32") || ["zip", "unzip", "fmvh.x.d", "fmvp.d.x"].contains(&name);
-    !skipped && !(only32 && xlen == Xlen::Rv64)
+    !(skipped || only32 && xlen == Xlen::Rv64)
 }
 
 fn text(word: u64, xlen: Xlen) -> String {
@@ -166,7 +166,7 @@ fn instructions_do_what_qemu_does() {
     let mut ours = Ours::new(CPU64, Tier::Baseline, false);
     // The sum that AUIPC gives depends on where the code is.
     let elsewhere = |s: &State| s.word & 0x7f == 0x17;
-    let nothing = |s: &State| s.clone();
+    let nothing = |s: &State| State { word: 0, ..s.clone() };
     compare(
         Xlen::Rv64,
         |s| if elsewhere(s) { nothing(s) } else { ours.ask(s) },
