@@ -93,6 +93,8 @@ pub struct BootConfig {
     pub dtb: Option<PathBuf>,
     /// Firmware: on a PC, a flat ROM that ends at 4 GiB.
     pub bios: Option<PathBuf>,
+    /// Images of flash memory, bank by bank; the guest's writes go to the files.
+    pub flash: Vec<PathBuf>,
 }
 
 /// A character back end.

@@ -112,6 +112,10 @@ pub const OPTIONS: &[OptionSpec] = &[
         "a device property's default ('help' lists them)",
         virtio::take_global,
     ),
+    with(&["pflash"], "file", "an image of flash memory, one for each bank", |b, t| {
+        b.boot.flash.push(t.into());
+        Ok(())
+    }),
     with(&["device"], "driver[,prop=value…]", "add a device ('help' lists them)", device::take),
     with(&["debugcon"], "chardev", "a debug console at I/O port 0xe9", device::take_debugcon),
     with(&["chardev"], "backend,id=id[,prop=value…]", "declare a character back end", Builder::take_chardev),
@@ -183,7 +187,7 @@ fn only_none(what: &str, text: &str) -> anyhow::Result<()> {
 pub const NOT_YET: &[(&[&str], &str)] = &[
     (&["hda", "hdb", "hdc", "hdd", "cdrom"], "IDE disks; use -drive file=…,if=virtio"),
     (&["sd", "mtdblock"], "these disks; use -drive file=…,if=virtio"),
-    (&["fda", "fdb", "pflash", "boot", "L", "option-rom"], "firmware boot and disks"),
+    (&["fda", "fdb", "boot", "L", "option-rom"], "firmware boot and disks"),
     (&["netdev", "tftp", "smb", "bootp"], "network"),
     (&["vnc", "spice", "full-screen", "g", "audio", "audiodev", "k", "show-cursor"], "display and sound"),
     (&["usb", "usbdevice"], "USB"),

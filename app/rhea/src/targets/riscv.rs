@@ -9,16 +9,28 @@ use rhea_accel_translate::Vcpus;
 use rhea_accel_translate::riscv::{self, RiscvSettings, RiscvWiring};
 use rhea_device::{PowerControl, VirtualClock};
 use rhea_engine::code::EngineConfig;
-use rhea_options::{FromOptions, options};
+use rhea_options::{FromOptions, OnOffAuto, option_enum, options};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::model::{list_extensions, list_models};
 use rhea_riscv_virt::{
-    Aia, Firmware, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine,
+    Aia, Firmware, FlashConfig, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine,
 };
 use rhea_virtio::VirtioMmio;
 
 use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec, VirtioPart};
 use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology, VirtioPlace};
+
+option_enum! {
+    /// `aia=`
+    pub enum AiaKind {
+        /// a PLIC
+        None = "none",
+        /// an APLIC that drives lines
+        Aplic = "aplic",
+        /// an APLIC that sends messages to IMSICs
+        AplicImsic = "aplic-imsic",
+    }
+}
 
 options! {
     /// `-machine virt`
@@ -26,8 +38,10 @@ options! {
     pub struct VirtOptions {
         /// software interrupts by the ACLINT's devices, and a window of each kind (off)
         "aclint" => aclint: Option<bool>,
-        /// interrupt controllers: none (a PLIC), aplic, or aplic-imsic (none)
-        "aia" => aia: Option<String>,
+        /// the advanced interrupt architecture in the place of the PLIC (none)
+        "aia" => aia: Option<AiaKind>,
+        /// ACPI tables for firmware (on)
+        "acpi" => acpi: Option<OnOffAuto>,
         /// write the device tree to this file and end
         "dumpdtb" => dumpdtb: Option<PathBuf>,
     }
@@ -179,12 +193,18 @@ fn virt_config(
         RtcClock::Vm => rhea_riscv_virt::RtcClock::Virtual,
     };
     virt.aclint = options.aclint.unwrap_or(false);
-    virt.aia = match options.aia.as_deref() {
-        None | Some("none") => Aia::None,
-        Some("aplic") => Aia::Aplic,
-        Some("aplic-imsic") => Aia::AplicImsic,
-        Some(other) => bail!("aia={other}: it is none, aplic or aplic-imsic"),
+    virt.aia = match options.aia {
+        None | Some(AiaKind::None) => Aia::None,
+        Some(AiaKind::Aplic) => Aia::Aplic,
+        Some(AiaKind::AplicImsic) => Aia::AplicImsic,
     };
+    virt.acpi = options.acpi != Some(OnOffAuto::Off);
+    if boot.flash.len() > virt.flash.len() {
+        bail!("-pflash: machine 'virt' has {} banks of flash memory", virt.flash.len());
+    }
+    for (bank, path) in virt.flash.iter_mut().zip(&boot.flash) {
+        *bank = Some(FlashConfig::from_file(path, false)?);
+    }
     virt.loaders =
         config.loaders.iter().map(|l| LoaderRequest { file: l.file.clone(), addr: l.addr }).collect();
     Ok(virt)

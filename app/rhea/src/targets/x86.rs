@@ -82,6 +82,9 @@ fn take(kind: PcKind, options: Options) -> anyhow::Result<MachineConfig> {
 }
 
 fn check_boot(boot: &BootConfig) -> anyhow::Result<()> {
+    if !boot.flash.is_empty() {
+        bail!("-pflash: the PC boards have no flash memory yet; a flat ROM is given with -bios");
+    }
     match (&boot.kernel, &boot.bios) {
         (None, None) => bail!(
             "nothing to run: give a kernel with -kernel or a ROM with -bios (booting from disks needs firmware, \
