@@ -214,7 +214,8 @@ fn madt(config: &RiscvAcpiConfig) -> Vec<u8> {
     }
     if let Some(imsic) = config.imsic {
         let hart_bits = config.harts.next_power_of_two().trailing_zeros() as u8;
-        t.u8(0x19).u8(16).u8(1).u8(0).u32(0).u16(imsic.identities).u16(0);
+        // Guests' files would have as many identities: a number below 63 is not legal even where there are none.
+        t.u8(0x19).u8(16).u8(1).u8(0).u32(0).u16(imsic.identities).u16(imsic.identities);
         t.u8(0).u8(hart_bits).u8(0).u8(24);
     }
     match config.controller {

@@ -64,6 +64,8 @@ pub struct VirtMachine {
     pub ram: Arc<RamBlock>,
     /// The PCI bus. Functions are plugged in before the machine runs, and registered with [`VirtMachine::register`].
     pub pci: Arc<PciBus>,
+    /// Takes the messages of PCI functions (MSI): to the IMSICs, or nowhere without them.
+    pub msi: Arc<dyn MsiSink>,
     /// Places for virtio-mmio transports; see [`VirtMachine::plug_virtio`].
     pub virtio_slots: Vec<VirtioSlot>,
     topology: Arc<Topology>,
@@ -122,6 +124,11 @@ impl VirtMachine {
         self.device_tree.lock().bytes.clone()
     }
 
+    /// The first slot that no transport has been put into.
+    pub fn free_virtio_slot(&self) -> Option<usize> {
+        self.virtio_slots.iter().position(|slot| !slot.taken)
+    }
+
     /// Puts a virtio-mmio transport into a slot, with the device that is reset and saved under `path`. To be called
     /// before the machine runs. False: there is no such slot, or it is taken.
     pub fn plug_virtio<T: MmioHandler + Reset + StateUnit + 'static>(
@@ -170,7 +177,11 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     let controller = board.controller(imsics.as_ref());
     board.add_devices(&controller);
     let virtio_slots = board.add_virtio_slots(&controller);
-    let pci = board.add_pci(&controller, imsics.as_ref());
+    let msi: Arc<dyn MsiSink> = match &imsics {
+        Some(imsics) => imsics.messages.clone(),
+        None => Arc::new(NoMsi),
+    };
+    let pci = board.add_pci(&controller, msi.clone());
     board.add_flash()?;
     let memory = AddressSpace::new("system", board.system.clone());
     board.add_fw_cfg(&memory)?;
@@ -179,7 +190,7 @@ pub fn build(config: &VirtConfig, clock: Arc<VirtualClock>) -> Result<VirtMachin
     }
     let mtimer = board.add_local_interrupts();
     board.register_controllers(&controller, imsics.as_ref());
-    board.finish(media, memory, pci, virtio_slots, &mtimer)
+    board.finish(media, memory, (pci, msi), virtio_slots, &mtimer)
 }
 
 fn check_numa(numa: &NumaConfig, config: &VirtConfig) -> Result<(), BuildError> {
@@ -332,14 +343,10 @@ impl<'a> Board<'a> {
         mtimer
     }
 
-    fn add_pci(&mut self, controller: &Controller, imsics: Option<&Imsics>) -> Arc<PciBus> {
+    fn add_pci(&mut self, controller: &Controller, msi: Arc<dyn MsiSink>) -> Arc<PciBus> {
         let lines = std::array::from_fn(|index| controller.input(map::PCI_IRQ + index as u32));
         let window = map::pci_high_memory(self.config.cpu.config().xlen, self.config.ram_size);
-        let messages: Arc<dyn MsiSink> = match imsics {
-            Some(imsics) => imsics.messages.clone(),
-            None => Arc::new(NoMsi),
-        };
-        let (bus, bridge) = pci::host(&self.topology, &self.system, lines, messages, window);
+        let (bus, bridge) = pci::host(&self.topology, &self.system, lines, msi, window);
         self.register("pci/00.0", &bridge);
         bus
     }
@@ -395,7 +402,7 @@ impl<'a> Board<'a> {
         self,
         media: BootMedia,
         memory: Arc<AddressSpace>,
-        pci: Arc<PciBus>,
+        (pci, msi): (Arc<PciBus>, Arc<dyn MsiSink>),
         virtio_slots: Vec<VirtioSlot>,
         mtimer: &Arc<Mtimer>,
     ) -> Result<VirtMachine, BuildError> {
@@ -418,6 +425,7 @@ impl<'a> Board<'a> {
             boot_format: media.format,
             ram: self.ram,
             pci,
+            msi,
             virtio_slots,
             topology: self.topology,
             system: self.system,

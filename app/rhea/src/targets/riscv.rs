@@ -10,12 +10,13 @@ use rhea_accel_translate::riscv::{self, RiscvSettings, RiscvWiring};
 use rhea_device::{PowerControl, VirtualClock};
 use rhea_engine::code::EngineConfig;
 use rhea_options::{FromOptions, OnOffAuto, option_enum, options};
+use rhea_pci::{PciAddress, SlotError};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::model::{list_extensions, list_models};
 use rhea_riscv_virt::{
     Aia, Firmware, FlashConfig, HartTopology, LoaderRequest, NumaConfig, NumaNode, VirtConfig, VirtMachine,
 };
-use rhea_virtio::VirtioMmio;
+use rhea_virtio::{MmioVersion, VirtioMmio, VirtioPci};
 
 use super::{Board, BoardSpec, Built, CpuConfig, MachineConfig, Surroundings, TargetSpec, VirtioPart};
 use crate::config::{BootConfig, RtcBase, RtcClock, SystemConfig, Topology, VirtioPlace};
@@ -128,7 +129,7 @@ fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Resul
     let serials = chardevs.connect_serials(&config.serials)?;
     let virt = virt_config(options, model, config, serials)?;
     let mut machine = rhea_riscv_virt::build(&virt, clock)?;
-    virtio.into_iter().enumerate().try_for_each(|(slot, part)| plug(&mut machine, slot, part))?;
+    virtio.into_iter().try_for_each(|part| plug(&mut machine, part))?;
     if let Some(path) = &options.dumpdtb {
         std::fs::write(path, machine.device_tree()).with_context(|| format!("dumpdtb={}", path.display()))?;
         return Ok(Built::Said(format!("device tree written to {}\n", path.display())));
@@ -137,16 +138,35 @@ fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Resul
     Ok(Built::Machine { board: Box::new(machine), vcpus: vcpus.group })
 }
 
-/// Puts a virtio device into slot `slot`.
-fn plug(machine: &mut VirtMachine, slot: usize, part: VirtioPart) -> anyhow::Result<()> {
-    let version = match part.place {
-        VirtioPlace::Mmio(version) => version,
-        VirtioPlace::Pci(_) => {
-            bail!("{}: this machine has no PCI bus yet; use the device's -device form", part.name)
-        }
+/// Puts a virtio device where it belongs: into the first free slot in memory, or on the PCI bus.
+fn plug(machine: &mut VirtMachine, part: VirtioPart) -> anyhow::Result<()> {
+    let address = match part.place {
+        VirtioPlace::Mmio(version) => return plug_mmio(machine, version, part),
+        VirtioPlace::Pci(address) => address,
     };
-    let irq = machine.virtio_slots.get(slot).map(|slot| slot.irq.clone());
-    let Some(irq) = irq else { bail!("{}: all virtio-mmio slots are taken", part.name) };
+    let (memory, msi) = (machine.memory.clone(), machine.msi.clone());
+    let function = VirtioPci::new(part.device, machine.memory.root().topology(), memory, msi);
+    let plugged = match address {
+        Some(address) => machine.pci.plug(address, function.clone()).map(|()| address),
+        None => machine.pci.plug_anywhere(function.clone()),
+    };
+    let PciAddress { device, function: number } = plugged.map_err(|error| {
+        let reason = match error {
+            SlotError::OutOfRange => "there is no such PCI address",
+            SlotError::Taken => "the PCI address is taken",
+            SlotError::Full => "the PCI bus is full",
+        };
+        anyhow::anyhow!("{}: {reason}", part.name)
+    })?;
+    machine.register(&format!("pci/{device:02x}.{number}"), function);
+    Ok(())
+}
+
+fn plug_mmio(machine: &mut VirtMachine, version: MmioVersion, part: VirtioPart) -> anyhow::Result<()> {
+    let Some(slot) = machine.free_virtio_slot() else {
+        bail!("{}: all virtio-mmio slots are taken; use the device's -pci form", part.name)
+    };
+    let irq = machine.virtio_slots[slot].irq.clone();
     let transport = VirtioMmio::new(part.device, version, machine.memory.clone(), irq);
     machine.plug_virtio(slot, &format!("virtio-mmio/{slot}"), transport);
     Ok(())
