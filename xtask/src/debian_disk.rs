@@ -98,7 +98,7 @@ fn unpacked_disk(folder: &Path) -> anyhow::Result<PathBuf> {
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    let packages = "--include=systemd-sysv,udev,login,passwd";
+    let packages = "--include=systemd-sysv,udev,dbus,login,passwd";
     let mirror = debian::mirror()?;
     println!("debian-disk: obtaining the packages");
     let mut debootstrap = Command::new("debootstrap");

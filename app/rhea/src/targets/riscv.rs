@@ -54,7 +54,7 @@ const BOARDS: &[BoardSpec] = &[BoardSpec {
     max_cpus: 512,
     has_dies: false,
     has_numa: true,
-    has_pci: false,
+    has_pci: true,
     take: |options| Ok(MachineConfig::RiscvVirt(VirtOptions::from_options(options)?)),
     help: VirtOptions::help,
 }];
