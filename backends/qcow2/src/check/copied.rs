@@ -6,6 +6,7 @@ use rhea_block::{Result, ResultExt};
 
 use super::Check;
 use super::refcounts::Actual;
+use super::references::L1_PIECE;
 use crate::geometry::{COPIED, L2Entry, OFFSET_MASK};
 use crate::structures::{IN_FLIGHT, read_vector, words};
 
@@ -21,10 +22,31 @@ impl Check<'_> {
     pub(super) async fn check_copied_flags(&mut self, repair: bool) -> Result<()> {
         let (offset, len) = (self.header.l1_table_offset, u64::from(self.header.l1_size) * 8);
         let there = self.file_length.saturating_sub(offset).min(len) / 8 * 8;
-        let l1 =
-            read_vector(self.file.clone(), offset, there).await.context("Could not read L1 table")?.to_vec();
-        let entries: Vec<(usize, u64)> =
-            words(&l1).enumerate().filter(|(_, entry)| entry & OFFSET_MASK != 0).collect();
+        let mut actual = Actual::new();
+        // Piece by piece: a table may have 32 MiB.
+        let mut at = 0;
+        while at < there {
+            let piece = L1_PIECE.min(there - at);
+            let l1 = read_vector(self.file.clone(), offset + at, piece)
+                .await
+                .context("Could not read L1 table")?
+                .to_vec();
+            let first = (at / 8) as usize;
+            let entries: Vec<(usize, u64)> =
+                (first..).zip(words(&l1)).filter(|(_, entry)| entry & OFFSET_MASK != 0).collect();
+            self.check_copied_flags_of(entries, repair, &mut actual).await?;
+            at += piece;
+        }
+        Ok(())
+    }
+
+    /// The same for some entries of the L1 table, each with its index.
+    async fn check_copied_flags_of(
+        &mut self,
+        entries: Vec<(usize, u64)>,
+        repair: bool,
+        actual: &mut Actual,
+    ) -> Result<()> {
         let (file, cluster_size, file_length) =
             (self.file.clone(), self.geometry.cluster_size, self.file_length);
         let mut reads = stream::iter(entries)
@@ -41,14 +63,13 @@ impl Check<'_> {
                 }
             })
             .buffered(IN_FLIGHT);
-        let mut actual = Actual::new();
         while let Some((index, entry, data)) = reads.next().await {
-            self.check_l1_flag(index, entry, repair, &mut actual).await?;
+            self.check_l1_flag(index, entry, repair, actual).await?;
             match data {
                 Some(Ok(data)) => {
                     let mut bytes = data.to_vec();
                     let table = entry & OFFSET_MASK;
-                    if self.check_l2_flags(&mut bytes, repair, &mut actual).await {
+                    if self.check_l2_flags(&mut bytes, repair, actual).await {
                         self.wrote = true;
                         self.file.write_bytes(table, &bytes).await.context("Could not write L2 table")?;
                     }

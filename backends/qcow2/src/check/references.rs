@@ -23,7 +23,7 @@ const EXTENT: u64 = 1 << 20;
 /// Bytes between two tables that are read along rather than apart.
 const GAP: u64 = 32 << 10;
 /// Bytes of an L1 table that are looked at in one go.
-const L1_PIECE: u64 = 1 << 20;
+pub(super) const L1_PIECE: u64 = 1 << 20;
 /// Bytes of snapshots' L1 tables in all; more can only be if they overlap.
 const L1_BUDGET: u64 = 64 << 30;
 

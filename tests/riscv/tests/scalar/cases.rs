@@ -207,5 +207,6 @@ pub fn request(r: &mut Random, e: &Encoding) -> State {
         x,
         f: std::array::from_fn(|_| float(r)),
         page: (0..PAGE_LEN).map(|_| r.bits() as u8).collect(),
+        cause: None,
     }
 }

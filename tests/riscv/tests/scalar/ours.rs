@@ -40,7 +40,7 @@ impl Ours {
         st.f = s.f;
         st.fflags = s.fcsr as u32 & 31;
         st.frm = (s.fcsr >> 5) as u32 & 7;
-        st.m.mcause = u64::MAX;
+        (st.m.mcause, st.m.mtval, st.m.mepc) = (u64::MAX, 0, 0);
         st.reservation = rhea_riscv_state::state::NO_RESERVATION;
         self.0.load_rounding();
         self.0.run(RAM);
@@ -58,6 +58,7 @@ impl Ours {
             x: st.x,
             f: st.f,
             page,
+            cause: Some(st.m.mcause.wrapping_mul(31).wrapping_add(st.m.mtval).wrapping_add(st.m.mepc)),
         }
     }
 }

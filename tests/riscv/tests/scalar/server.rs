@@ -18,6 +18,8 @@ pub struct State {
     pub x: [u64; 32],
     pub f: [u64; 32],
     pub page: Vec<u8>,
+    /// mcause and mtval together, where they can be seen.
+    pub cause: Option<u64>,
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -86,6 +88,7 @@ impl Server {
             x: std::array::from_fn(|i| word(2 + i)),
             f: std::array::from_fn(|i| word(34 + i)),
             page: bytes[8 * 66..].to_vec(),
+            cause: None,
         }
     }
 }
