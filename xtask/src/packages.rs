@@ -69,6 +69,14 @@ pub fn install_peer(target: &str) -> anyhow::Result<()> {
     apt.install(package, &["-t", &apt.suite])
 }
 
+/// Installs what gcc needs for programs of 32 bits. Debian's package gcc-multilib itself cannot stand beside cross compilers;
+/// that of the version can.
+pub fn install_32_bit_compiler() -> anyhow::Result<()> {
+    let version = debian::run(Command::new("gcc").arg("-dumpversion"))?;
+    let major = version.trim().split('.').next().unwrap_or_default();
+    install(&[&format!("gcc-{major}-multilib")])
+}
+
 /// Installs RISC-V's firmware, the newest that Debian has for this release: the one of Debian 12 itself does not know
 /// all that newer kernels ask for.
 pub fn install_opensbi() -> anyhow::Result<()> {

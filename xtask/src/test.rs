@@ -14,7 +14,6 @@ const PACKAGES: &[&str] = &[
     "binutils",
     "binutils-riscv64-linux-gnu",
     "libc6-dev",
-    "gcc-multilib",
     "libc6-dev-i386",
     "gcc-riscv64-linux-gnu",
     "libc6-dev-riscv64-cross",
@@ -61,6 +60,7 @@ pub fn run_tests(filter: Option<&str>) -> anyhow::Result<()> {
 fn run_steps(filter: Option<&str>, steps: &mut Steps) -> anyhow::Result<()> {
     steps.step("packages and guests", || {
         packages::install(PACKAGES)?;
+        packages::install_32_bit_compiler()?;
         packages::install_image_tools()?;
         packages::install_ssh_server()?;
         packages::install_opensbi()?;

@@ -39,7 +39,10 @@ impl Architecture {
     fn compiler(self) -> Command {
         let (gcc, options): (_, &[&str]) = match self {
             Self::Amd64 => ("gcc", &["-m64"]),
-            Self::I386 => ("gcc", &["-m32", "-march=i686", "-msse2"]),
+            // Debian keeps the headers that both widths share where only the one of 64 bits looks.
+            Self::I386 => {
+                ("gcc", &["-m32", "-march=i686", "-msse2", "-idirafter", "/usr/include/x86_64-linux-gnu"])
+            }
             Self::Riscv64 => ("riscv64-linux-gnu-gcc", &[]),
         };
         let mut command = Command::new(gcc);
