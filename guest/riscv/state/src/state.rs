@@ -254,8 +254,8 @@ pub struct RiscvState {
     // ---- hot: translated code uses these as slots ----
     /// Integer registers.
     pub x: [u64; 32],
-    /// Address of the next instruction; bit 0 is the translator's and no part of it. Current only while no translated code runs, or where the translation stored
-    /// it.
+    /// Address of the next instruction; bit 0 is the translator's and no part of it. Current only while no translated
+    /// code runs, or where the translation stored it.
     pub pc: u64,
     /// Address of the reservation of LR; [`NO_RESERVATION`] where there is none.
     pub reservation: u64,
