@@ -10,6 +10,7 @@ pub mod guest;
 pub mod initramfs;
 pub mod kernels;
 pub mod modules;
+pub mod riscv_programs;
 pub mod session;
 
 use std::path::{Path, PathBuf};
