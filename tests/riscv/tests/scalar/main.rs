@@ -1,13 +1,15 @@
-//! Every scalar instruction that does not jump, with random operands: compiled, interpreted, and against `qemu-riscv64`
-//! (package `qemu-user`): all registers, flags and memory must be the same. Without the package that part is skipped.
+//! Every scalar instruction that does not jump, with random operands: compiled, interpreted, and against `qemu-riscv64` and
+//! `qemu-riscv32` (package `qemu-user`): all registers, flags and memory must be the same. Without the package that part is
+//! skipped. Then streams of them on both tiers. (Jumps and what is privileged: `tests/guest/riscv`.)
 //!
-//! `RHEA_SCALAR_CASES` sets how many requests each instruction gets (60 if not set).
+//! `RHEA_SCALAR_CASES` sets how many requests each instruction gets (60 if not set), `RHEA_SCALAR_STREAMS` the streams (150).
 
 mod cases;
 #[path = "../vector_streams/machine.rs"]
 mod machine;
 mod ours;
 mod server;
+mod streams;
 
 use rhea_engine::Tier;
 use rhea_riscv_translate::{ENCODINGS, Encoding, Features, Xlen, decode16, decode32};
@@ -176,14 +178,23 @@ fn compiled_code_does_what_the_interpreter_does_with_32_bits() {
 }
 
 #[test]
-fn instructions_do_what_qemu_does() {
-    let Some(mut server) = Server::start() else { return };
-    let mut ours = Ours::new(CPU64, Tier::Baseline, false);
+fn instructions_do_what_qemu_does_with_64_bits() {
+    against_qemu(Xlen::Rv64, CPU64);
+}
+
+#[test]
+fn instructions_do_what_qemu_does_with_32_bits() {
+    against_qemu(Xlen::Rv32, CPU32);
+}
+
+fn against_qemu(xlen: Xlen, cpu: &str) {
+    let Some(mut server) = Server::start(xlen) else { return };
+    let mut ours = Ours::new(cpu, Tier::Baseline, false);
     // The sum that AUIPC gives depends on where the code is.
     let elsewhere = |s: &State| s.word & 0x7f == 0x17;
     let nothing = |s: &State| State { word: 0, ..s.clone() };
     compare(
-        Xlen::Rv64,
+        xlen,
         is_excused,
         |s| if elsewhere(s) { nothing(s) } else { ours.ask(s) },
         |s| if elsewhere(s) { nothing(s) } else { server.ask(s) },

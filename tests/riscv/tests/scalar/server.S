@@ -1,10 +1,33 @@
 # Executes one scalar instruction per request, for comparison. A request on standard input is the instruction word, fcsr,
 # 32 integer and 32 floating-point registers, and a page of memory at 0x80080000. The answer is the signal or 0, fcsr,
-# the registers and the page. Register x31 cannot be compared: it holds the buffer's address.
+# the registers and the page. Register x31 cannot be compared: it holds the buffer's address. Registers take 8 bytes on RV32
+# too (--defsym RV32=1), of which the lower four count.
 
         .option norvc
         .equ    PAGE, 0x80080000
         .equ    SIZE, 66 * 8 + 4096
+
+        .ifdef  RV32
+        .macro  get register, at:vararg
+        lw      \register, \at
+        .endm
+        .macro  put register, at:vararg
+        sw      \register, \at
+        .endm
+        .macro  pointer to
+        .word   \to
+        .endm
+        .else
+        .macro  get register, at:vararg
+        ld      \register, \at
+        .endm
+        .macro  put register, at:vararg
+        sd      \register, \at
+        .endm
+        .macro  pointer to
+        .dword  \to
+        .endm
+        .endif
 
         .section .text
         .globl  _start
@@ -37,10 +60,10 @@ request:
         la      t0, buffer + 66 * 8
         li      t2, PAGE
         li      t3, PAGE + 4096
-2:      ld      t4, 0(t0)
-        sd      t4, 0(t2)
-        addi    t0, t0, 8
-        addi    t2, t2, 8
+2:      lw      t4, 0(t0)
+        sw      t4, 0(t2)
+        addi    t0, t0, 4
+        addi    t2, t2, 4
         bne     t2, t3, 2b
 
         la      x31, buffer
@@ -48,13 +71,13 @@ request:
         lw      t0, 0(x31)
         sw      t0, %lo(slot)(t1)
         fence.i
-        ld      t0, 8(x31)
+        get     t0, 8(x31)
         csrw    fcsr, t0
         .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
         fld     f\n, 8 * (34 + \n)(x31)
         .endr
         .irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30
-        ld      x\n, 8 * (2 + \n)(x31)
+        get     x\n, 8 * (2 + \n)(x31)
         .endr
         j       slot
 
@@ -62,28 +85,28 @@ handler:
         mv      s2, a0
         la      sp, stack_top
         la      x31, buffer
-        sd      s2, 0(x31)
+        put     s2, 0(x31)
         j       answer
 
 collect:
         .irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30
-        sd      x\n, 8 * (2 + \n)(x31)
+        put     x\n, 8 * (2 + \n)(x31)
         .endr
         .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
         fsd     f\n, 8 * (34 + \n)(x31)
         .endr
         csrr    t0, fcsr
-        sd      t0, 8(x31)
-        sd      zero, 0(x31)
+        put     t0, 8(x31)
+        put     zero, 0(x31)
 
 answer:
         addi    t0, x31, 66 * 8
         li      t2, PAGE
         li      t3, PAGE + 4096
-3:      ld      t4, 0(t2)
-        sd      t4, 0(t0)
-        addi    t0, t0, 8
-        addi    t2, t2, 8
+3:      lw      t4, 0(t2)
+        sw      t4, 0(t0)
+        addi    t0, t0, 4
+        addi    t2, t2, 4
         bne     t2, t3, 3b
         mv      s3, x31
         li      s5, SIZE
@@ -114,13 +137,13 @@ catch:
 
         .section .data
         .balign 8
-action: .dword  handler
-        .dword  0x48000004              # SA_NODEFER, SA_ONSTACK, SA_SIGINFO
+action: pointer handler
+        pointer 0x48000004              # SA_NODEFER, SA_ONSTACK, SA_SIGINFO
         .dword  0
 
-stack:  .dword  signals
-        .dword  0
-        .dword  65536
+stack:  pointer signals
+        pointer 0
+        pointer 65536
 
         .section .slot, "awx"
         .balign 4096

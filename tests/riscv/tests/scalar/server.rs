@@ -1,8 +1,10 @@
-//! The peer: `qemu-riscv64` running `server.S`.
+//! The peer: `qemu-riscv64` or `qemu-riscv32` running `server.S`.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rhea_riscv_translate::Xlen;
 
 /// Where the page of memory is.
 pub const PAGE: u64 = 0x8008_0000;
@@ -33,35 +35,56 @@ pub struct Server {
     input: ChildStdin,
     output: ChildStdout,
     directory: PathBuf,
+    /// Whether registers have 32 bits.
+    narrow: bool,
 }
 
 impl Server {
     /// Starts one; nothing, with a word why, if the tools are not there.
-    pub fn start() -> Option<Server> {
+    pub fn start(xlen: Xlen) -> Option<Server> {
+        let bits = xlen.bits();
+        let emulator = format!("qemu-riscv{bits}");
         for (program, package) in [
             ("riscv64-linux-gnu-as", "binutils-riscv64-linux-gnu"),
             ("riscv64-linux-gnu-ld", "binutils-riscv64-linux-gnu"),
-            ("qemu-riscv64", "qemu-user"),
+            (&emulator, "qemu-user"),
         ] {
             if Command::new(program).arg("--version").output().is_err() {
                 eprintln!("skipped: there is no {program} (package {package})");
                 return None;
             }
         }
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scalar-{}", std::process::id()));
+        let directory =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scalar{bits}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
         std::fs::write(path("server.S"), include_str!("server.S")).unwrap();
-        run("riscv64-linux-gnu-as", &["-march=rv64gc", "-o", &path("server.o"), &path("server.S")]);
-        let mut arguments =
-            ["--no-warn-rwx-segments", "-o", &path("server"), &path("server.o")].map(str::to_owned).to_vec();
+        let (march, abi, narrow) =
+            (format!("-march=rv{bits}gc"), if bits == 64 { "lp64d" } else { "ilp32d" }, bits == 32);
+        let mut assemble = vec![march.as_str(), "-mabi", abi];
+        if narrow {
+            assemble.extend(["--defsym", "RV32=1"]);
+        }
+        let (object, source) = (path("server.o"), path("server.S"));
+        assemble.extend(["-o", &object, &source]);
+        run("riscv64-linux-gnu-as", &assemble);
+        let mut arguments = [
+            "-m",
+            &format!("elf{bits}lriscv"),
+            "--no-warn-rwx-segments",
+            "-o",
+            &path("server"),
+            &path("server.o"),
+        ]
+        .map(str::to_owned)
+        .to_vec();
         for (name, at) in
             [("text", 0x1_0000), ("slot", 0x2_0000), ("data", 0x3_0000), ("bss", 0x4_0000), ("page", PAGE)]
         {
             arguments.push(format!("--section-start=.{name}={at:#x}"));
         }
         run("riscv64-linux-gnu-ld", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut child = Command::new("qemu-riscv64")
+        let mut child = Command::new(&emulator)
             .args(["-cpu", "max"])
             .arg(directory.join("server"))
             .stdin(Stdio::piped())
@@ -70,7 +93,7 @@ impl Server {
             .spawn()
             .unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Some(Server { child, input, output, directory })
+        Some(Server { child, input, output, directory, narrow })
     }
 
     /// Executes one instruction.
@@ -85,7 +108,8 @@ impl Server {
             // SIGBUS is for addresses that are none at all, and for misaligned atomic accesses.
             word: if word(0) == 7 { 11 } else { word(0) },
             fcsr: word(1),
-            x: std::array::from_fn(|i| word(2 + i)),
+            // As our harts keep 32-bit registers.
+            x: std::array::from_fn(|i| if self.narrow { word(2 + i) as i32 as u64 } else { word(2 + i) }),
             f: std::array::from_fn(|i| word(34 + i)),
             page: bytes[8 * 66..].to_vec(),
             cause: None,
