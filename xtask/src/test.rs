@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rhea_boot_tests::firmware::edk2_riscv64;
 use rhea_boot_tests::kernels::Guest;
 
 use crate::cargo::{build_rhea, cargo, run};
@@ -68,6 +69,7 @@ fn run_steps(filter: Option<&str>, steps: &mut Steps) -> anyhow::Result<()> {
         for guest in Guest::ALL {
             println!("guest {}: {}, {}", guest.name(), guest.kernel()?.display(), guest.busybox()?.display());
         }
+        println!("firmware: {}", edk2_riscv64()?[0].display());
         Ok(())
     })?;
     if filter.is_none() {

@@ -93,8 +93,6 @@ pub struct BootConfig {
     pub dtb: Option<PathBuf>,
     /// Firmware: on a PC, a flat ROM that ends at 4 GiB.
     pub bios: Option<PathBuf>,
-    /// Images of flash memory, bank by bank; the guest's writes go to the files.
-    pub flash: Vec<PathBuf>,
 }
 
 /// A character back end.
@@ -181,6 +179,8 @@ pub struct DisksConfig {
     pub blockdevs: Vec<Options>,
     /// `-drive`.
     pub drives: Vec<DriveConfig>,
+    /// Banks of flash memory, and the id of the drive or the name of the node that each is on.
+    pub flash: Vec<(u32, String)>,
 }
 
 /// Where a virtio device is plugged in.

@@ -8,6 +8,7 @@ use rhea_block::{BlockError, BlockNode, OpenFlags, Registry, TemporaryFile, warn
 use rhea_virtio::{BlkConfig, VirtioBlk};
 
 use crate::config::{DriveConfig, SystemConfig, VirtioBlkConfig, VirtioConfig, VirtioKind, VirtioPlace};
+use crate::flash::{FlashDisk, FlashPart};
 
 /// Most queues that a disk gets without being told.
 const QUEUES_MOST: u32 = 64;
@@ -27,6 +28,8 @@ pub struct Disks {
     drives: Vec<Drive>,
     /// In the order of the command line, each with its drive.
     devices: Vec<(String, Arc<VirtioBlk>)>,
+    /// Banks of flash memory.
+    flash: Vec<(u32, FlashDisk)>,
 }
 
 /// The block layer's error as a line for the user, its hint behind it.
@@ -40,8 +43,12 @@ fn told(error: BlockError) -> anyhow::Error {
 impl Disks {
     /// Opens the images and makes the devices.
     pub fn open(config: &SystemConfig) -> anyhow::Result<Self> {
-        let mut disks =
-            Self { registry: rhea_block_drivers::registry(), drives: Vec::new(), devices: Vec::new() };
+        let mut disks = Self {
+            registry: rhea_block_drivers::registry(),
+            drives: Vec::new(),
+            devices: Vec::new(),
+            flash: Vec::new(),
+        };
         match block_on(disks.fill(config)) {
             Ok(()) => Ok(disks),
             Err(error) => {
@@ -76,6 +83,11 @@ impl Disks {
             let made = self.make_blk(device, blk, config.topology.cpus).await;
             let made = made.with_context(|| format!("-device {},drive={}", device.driver, blk.drive))?;
             self.devices.push((blk.drive.clone(), made));
+        }
+        for (bank, name) in &config.disks.flash {
+            let disk = FlashDisk::new(name, self.find(name)?.0).await;
+            self.flash
+                .push((*bank, disk.map_err(told).with_context(|| format!("flash memory on '{name}'"))?));
         }
         Ok(())
     }
@@ -115,17 +127,7 @@ impl Disks {
         blk: &VirtioBlkConfig,
         cpus: u32,
     ) -> anyhow::Result<Arc<VirtioBlk>> {
-        let drive = self.drives.iter().find(|drive| drive.id == blk.drive);
-        let (node, writethrough) = match drive {
-            Some(drive) => (drive.node.clone(), drive.writethrough),
-            None => {
-                let node = self.registry.find(&blk.drive);
-                let node = node.with_context(|| {
-                    format!("no -drive has the id '{0}', and no -blockdev the node-name '{0}'", blk.drive)
-                })?;
-                (node, false)
-            }
-        };
+        let (node, writethrough) = self.find(&blk.drive)?;
         let usual = match device.place {
             VirtioPlace::Pci(_) => cpus.min(QUEUES_MOST) as u16,
             VirtioPlace::Mmio(_) => 1,
@@ -136,6 +138,27 @@ impl Disks {
             ..blk.device.clone()
         };
         VirtioBlk::new(node, config).await.map_err(told)
+    }
+
+    /// The node of a drive or of this name, and whether devices on it start in write-through mode.
+    fn find(&self, name: &str) -> anyhow::Result<(Arc<BlockNode>, bool)> {
+        if let Some(drive) = self.drives.iter().find(|drive| drive.id == name) {
+            return Ok((drive.node.clone(), drive.writethrough));
+        }
+        let node = self.registry.find(name);
+        let node = node.with_context(|| {
+            format!("no -drive has the id '{name}', and no -blockdev the node-name '{name}'")
+        })?;
+        Ok((node, false))
+    }
+
+    /// What the banks of flash memory hold.
+    pub fn flash(&self) -> anyhow::Result<Vec<(u32, FlashPart)>> {
+        let part = |(bank, disk): &(u32, FlashDisk)| {
+            let part = block_on(disk.part()).map_err(told);
+            Ok((*bank, part.with_context(|| format!("flash memory on '{}'", disk.name()))?))
+        };
+        self.flash.iter().map(part).collect()
     }
 
     /// The disks, in the order of the command line.
@@ -160,6 +183,10 @@ impl Disks {
             note(drive, device.finish().await);
         }
         drop(self.devices);
+        for (_, disk) in &self.flash {
+            note(disk.name(), disk.finish().await);
+        }
+        drop(self.flash);
         for drive in self.drives {
             note(&drive.id, drive.node.close().await);
         }

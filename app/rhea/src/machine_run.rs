@@ -57,7 +57,8 @@ fn run_with(
     let mut chardevs = Chardevs::open(config, controller)?;
     let engine = EngineConfig { icount: counter, ..engine_config(&config.accel, trace) };
     let virtio = virtio_parts::make(config, disks, &mut chardevs)?;
-    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine, virtio };
+    let flash = disks.flash()?;
+    let surroundings = Surroundings { chardevs: &mut chardevs, clock, engine, virtio, flash };
     let (board, vcpus) = match (config.target.build)(config, surroundings)? {
         Built::Machine { board, vcpus } => (board, vcpus),
         Built::Said(text) => {

@@ -9,6 +9,7 @@ mod command_line;
 mod config;
 mod disks;
 mod dispatch;
+mod flash;
 mod machine_run;
 mod monitor;
 mod run_control;

@@ -71,35 +71,6 @@ pub struct FlashConfig {
     pub read_only: bool,
 }
 
-/// A file that holds a flash bank.
-struct FlashFile(std::fs::File);
-
-impl FlashStore for FlashFile {
-    fn write(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
-    }
-}
-
-impl FlashConfig {
-    /// A bank that is kept in a raw file.
-    ///
-    /// # Errors
-    /// The file cannot be read (or written, unless `read_only`), or has another size.
-    pub fn from_file(path: &std::path::Path, read_only: bool) -> Result<Self, BuildError> {
-        let failed = |source| BuildError::FlashFile { path: path.to_owned(), source };
-        let file = std::fs::OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        if size != FLASH_SIZE {
-            return Err(BuildError::FlashSize { size });
-        }
-        let mut contents = vec![0; FLASH_SIZE as usize];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut contents, 0).map_err(failed)?;
-        let store: Option<Arc<dyn FlashStore>> =
-            if read_only { None } else { Some(Arc::new(FlashFile(file))) };
-        Ok(Self { contents, store, read_only })
-    }
-}
-
 /// A machine to build.
 #[derive(Clone)]
 pub struct VirtConfig {
@@ -256,14 +227,6 @@ pub enum BuildError {
     /// The device tree cannot be written.
     #[error("cannot make the device tree")]
     DeviceTree(#[from] rhea_device_tree::DeviceTreeError),
-    /// A flash image cannot be opened.
-    #[error("cannot open flash image '{}'", path.display())]
-    FlashFile {
-        /// Path.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// A flash image of another size.
     #[error("a flash image has {FLASH_SIZE} bytes, this one {size} (truncate -s 32M makes a short one fit)")]
     FlashSize {

@@ -273,15 +273,26 @@ fn the_acpi_tables_are_there_for_each_interrupt_controller() {
     assert_eq!(m.memory.read(map::FW_CFG, 4), 0);
 }
 
+/// Where a flash bank's changes go.
+#[derive(Default)]
+struct Kept(parking_lot::Mutex<Vec<(u64, Vec<u8>)>>);
+
+impl FlashStore for Kept {
+    fn write(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.lock().push((offset, bytes.to_vec()));
+        Ok(())
+    }
+}
+
 #[test]
-fn a_flash_file_keeps_what_is_programmed() {
-    let file = TempFile::new(&vec![0xff; 32 << 20]);
-    let m = machine(|c| c.flash[1] = Some(FlashConfig::from_file(&file.0, false).unwrap()));
+fn a_flash_store_gets_what_is_programmed() {
+    let kept = Arc::new(Kept::default());
+    let contents = vec![0xff; 32 << 20];
+    let bank = FlashConfig { contents, store: Some(kept.clone()), read_only: false };
+    let m = machine(|c| c.flash[1] = Some(bank));
     m.memory.write(map::FLASH + map::FLASH_SIZE + 8, 4, 0x40_0040);
     m.memory.write(map::FLASH + map::FLASH_SIZE + 8, 4, 0x1234_5678);
-    assert_eq!(std::fs::read(&file.0).unwrap()[8..12], 0x1234_5678u32.to_le_bytes());
-    let small = TempFile::new(b"x");
-    assert!(matches!(FlashConfig::from_file(&small.0, true), Err(BuildError::FlashSize { size: 1 })));
+    assert_eq!(*kept.0.lock(), [(8, 0x1234_5678u32.to_le_bytes().to_vec())]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 pub mod bare_metal;
 pub mod debian;
+pub mod firmware;
 pub mod guest;
 pub mod initramfs;
 pub mod kernels;

@@ -342,7 +342,7 @@ impl Builder {
         let numa = self.numa.finish(board, topology, self.ram_size, &backend).context("-numa")?;
         let devices = device::collect(self.devices)?;
         let virtio = virtio::finish(devices.virtio, &self.virtio_drives, board, self.mmio)?;
-        let disks = drive::finish(self.disks, self.snapshot);
+        let disks = drive::finish(self.disks, self.snapshot, board, &machine).context("flash memory")?;
         let accel =
             accelerator::choose(&self.program, self.accelerators, machine::accelerators(&self.machine))?;
         // With no display to open, a machine that was told nothing about output talks on the terminal.

@@ -112,10 +112,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "a device property's default ('help' lists them)",
         virtio::take_global,
     ),
-    with(&["pflash"], "file", "an image of flash memory, one for each bank", |b, t| {
-        b.boot.flash.push(t.into());
-        Ok(())
-    }),
+    with(&["pflash"], "file", "an image of flash memory, one for each bank", drive::take_pflash),
     with(&["device"], "driver[,prop=value…]", "add a device ('help' lists them)", device::take),
     with(&["debugcon"], "chardev", "a debug console at I/O port 0xe9", device::take_debugcon),
     with(&["chardev"], "backend,id=id[,prop=value…]", "declare a character back end", Builder::take_chardev),

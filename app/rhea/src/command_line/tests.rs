@@ -34,6 +34,7 @@ static WITH_NUMA: TargetSpec = TargetSpec {
         has_dies: false,
         has_pci: true,
         has_numa: true,
+        flash_banks: 0,
         take: |_| Ok(MachineConfig::Pc(rhea_pc::PcKind::Microvm)),
         help: String::new,
     }],
@@ -289,4 +290,32 @@ fn a_virtio_disk_has_its_place_and_its_limits() {
         let text = refusal(&format!("-bios r {line}"));
         assert!(text.contains(part), "{line}: {text}");
     }
+}
+
+#[test]
+fn banks_of_flash_memory_are_numbered_or_in_order() {
+    let riscv = &crate::targets::riscv::RISCV64;
+    let run = |line: &str| match parse("rhea", riscv, &words(line)) {
+        Ok(Outcome::Run(config)) => Ok(config.disks.flash),
+        Ok(_) => panic!("{line}: a text"),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let bank = |number: u32, name: &str| (number, name.to_owned());
+    assert_eq!(run("-M virt -pflash a -pflash b").unwrap(), [bank(0, "pflash0"), bank(1, "pflash1")]);
+    assert_eq!(
+        run("-M virt -drive if=pflash,file=a,unit=1,id=x -drive if=pflash,file=b,id=y").unwrap(),
+        [bank(1, "x"), bank(0, "y")]
+    );
+    assert_eq!(run("-M virt,pflash1=n -pflash a").unwrap(), [bank(0, "pflash0"), bank(1, "n")]);
+    for (line, part) in [
+        ("-pflash a -pflash b -pflash c", "both banks"),
+        ("-drive if=pflash,file=a,unit=2", "0 and 1"),
+        ("-drive if=pflash,file=a,unit=0 -drive if=pflash,file=b,unit=0", "taken"),
+        ("-drive if=virtio,file=a,unit=0", "if=pflash only"),
+        ("-M virt,pflash0=n -pflash a", "taken by a -drive"),
+    ] {
+        let text = run(&format!("-M virt {line}")).unwrap_err();
+        assert!(text.contains(part), "{line}: {text}");
+    }
+    assert!(refusal("-bios r -pflash a").contains("no flash memory yet"));
 }

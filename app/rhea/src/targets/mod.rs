@@ -17,6 +17,7 @@ use rhea_virtio::VirtioDevice;
 
 use crate::chardevs::Chardevs;
 use crate::config::{BootConfig, SystemConfig, VirtioPlace};
+use crate::flash::FlashPart;
 
 /// What a front end `qemu-system-NAME` stands for.
 pub struct TargetSpec {
@@ -74,6 +75,8 @@ pub struct BoardSpec {
     pub has_dies: bool,
     /// Whether it takes `-numa`.
     pub has_numa: bool,
+    /// Banks of flash memory.
+    pub flash_banks: u32,
     /// Whether it has a PCI bus, where virtio devices go that are not told where.
     pub has_pci: bool,
     /// Reads the board's own properties, and refuses what it does not know.
@@ -89,6 +92,16 @@ pub enum MachineConfig {
     Pc(rhea_pc::PcKind),
     /// RISC-V's `virt`.
     RiscvVirt(riscv::VirtOptions),
+}
+
+impl MachineConfig {
+    /// The drives or nodes that the board's properties name for banks of flash memory.
+    pub fn flash(&self) -> [Option<&str>; 2] {
+        match self {
+            Self::Pc(_) => [None; 2],
+            Self::RiscvVirt(options) => [options.pflash0.as_deref(), options.pflash1.as_deref()],
+        }
+    }
 }
 
 /// A processor model, not yet placed in a topology.
@@ -110,6 +123,8 @@ pub struct Surroundings<'a> {
     pub engine: EngineConfig,
     /// Virtio devices to plug in.
     pub virtio: Vec<VirtioPart>,
+    /// What banks of flash memory hold, with their numbers.
+    pub flash: Vec<(u32, FlashPart)>,
 }
 
 /// A virtio device that is made, and where it is to be plugged in.

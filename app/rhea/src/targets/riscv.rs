@@ -43,6 +43,10 @@ options! {
         "aia" => aia: Option<AiaKind>,
         /// ACPI tables for firmware (on)
         "acpi" => acpi: Option<OnOffAuto>,
+        /// the drive or node that the first bank of flash memory is on
+        "pflash0" => pflash0: Option<String>,
+        /// the same for the second bank
+        "pflash1" => pflash1: Option<String>,
         /// write the device tree to this file and end
         "dumpdtb" => dumpdtb: Option<PathBuf>,
     }
@@ -54,6 +58,7 @@ const BOARDS: &[BoardSpec] = &[BoardSpec {
     max_cpus: 512,
     has_dies: false,
     has_numa: true,
+    flash_banks: 2,
     has_pci: true,
     take: |options| Ok(MachineConfig::RiscvVirt(VirtOptions::from_options(options)?)),
     help: VirtOptions::help,
@@ -125,9 +130,14 @@ fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Resul
     if config.debug_exit.is_some() || config.debugcon.is_some() {
         bail!("isa-debug-exit and isa-debugcon need a board with I/O ports; 'virt' has none");
     }
-    let Surroundings { chardevs, clock, engine, virtio } = surroundings;
+    let Surroundings { chardevs, clock, engine, virtio, flash } = surroundings;
     let serials = chardevs.connect_serials(&config.serials)?;
-    let virt = virt_config(options, model, config, serials)?;
+    let mut virt = virt_config(options, model, config, serials)?;
+    for (bank, part) in flash {
+        // The command line knows how many banks the board has.
+        virt.flash[bank as usize] =
+            Some(FlashConfig { contents: part.contents, read_only: part.store.is_none(), store: part.store });
+    }
     let mut machine = rhea_riscv_virt::build(&virt, clock)?;
     virtio.into_iter().try_for_each(|part| plug(&mut machine, part))?;
     if let Some(path) = &options.dumpdtb {
@@ -219,12 +229,6 @@ fn virt_config(
         Some(AiaKind::AplicImsic) => Aia::AplicImsic,
     };
     virt.acpi = options.acpi != Some(OnOffAuto::Off);
-    if boot.flash.len() > virt.flash.len() {
-        bail!("-pflash: machine 'virt' has {} banks of flash memory", virt.flash.len());
-    }
-    for (bank, path) in virt.flash.iter_mut().zip(&boot.flash) {
-        *bank = Some(FlashConfig::from_file(path, false)?);
-    }
     virt.loaders =
         config.loaders.iter().map(|l| LoaderRequest { file: l.file.clone(), addr: l.addr }).collect();
     Ok(virt)

@@ -34,7 +34,7 @@ const fn board(
     take: fn(Options) -> anyhow::Result<MachineConfig>,
 ) -> BoardSpec {
     let (max_cpus, help) = (MAX_CPUS, String::new);
-    BoardSpec { name, about, max_cpus, has_dies: true, has_numa: false, has_pci, take, help }
+    BoardSpec { name, about, max_cpus, has_dies: true, has_numa: false, flash_banks: 0, has_pci, take, help }
 }
 
 const BOARDS: &[BoardSpec] = &[
@@ -82,9 +82,6 @@ fn take(kind: PcKind, options: Options) -> anyhow::Result<MachineConfig> {
 }
 
 fn check_boot(boot: &BootConfig) -> anyhow::Result<()> {
-    if !boot.flash.is_empty() {
-        bail!("-pflash: the PC boards have no flash memory yet; a flat ROM is given with -bios");
-    }
     match (&boot.kernel, &boot.bios) {
         (None, None) => bail!(
             "nothing to run: give a kernel with -kernel or a ROM with -bios (booting from disks needs firmware, \
@@ -111,7 +108,8 @@ fn build(config: &SystemConfig, surroundings: Surroundings<'_>) -> anyhow::Resul
     let (MachineConfig::Pc(kind), CpuConfig::X86(model)) = (&config.machine, &config.cpu) else {
         bail!("a board and a processor of different families");
     };
-    let Surroundings { chardevs, clock, engine, virtio } = surroundings;
+    // No flash: the board has no bank, which the command line knows.
+    let Surroundings { chardevs, clock, engine, virtio, flash: _ } = surroundings;
     let mut pc = pc_config(*kind, model, config, chardevs)?;
     pc.virtio = virtio.into_iter().map(virtio_config).collect();
     let machine = rhea_pc::build(&pc, clock)?;
