@@ -59,7 +59,7 @@ extensions! {
     C "c" Letter yes "compressed instructions"
     B "b" Letter yes "bit manipulation (Zba, Zbb, Zbs)"
     V "v" Letter yes "vector instructions"
-    H "h" Letter no "hypervisor"
+    H "h" Letter yes "hypervisor"
     G "g" Unlisted yes "IMAFD, Zicsr and Zifencei together"
     S "s" Unlisted yes "supervisor mode"
     U "u" Unlisted yes "user mode"
@@ -165,14 +165,20 @@ extensions! {
     Sstvala "sstvala" Word yes "stval holds the faulting address"
     Sstvecd "sstvecd" Word yes "stvec supports direct mode"
     Ssu64xl "ssu64xl" Word yes "UXL can be 64"
-    Sha "sha" Word no "augmented hypervisor"
+    Sha "sha" Word yes "augmented hypervisor"
+    Shcounterenw "shcounterenw" Word yes "hcounteren is writable for every counter"
+    Shgatpa "shgatpa" Word yes "hgatp has every mode that satp has"
+    Shtvala "shtvala" Word yes "htval holds the faulting guest physical address"
+    Shvsatpa "shvsatpa" Word yes "vsatp has every mode that satp has"
+    Shvstvala "shvstvala" Word yes "vstval holds the faulting address"
+    Shvstvecd "shvstvecd" Word yes "vstvec supports direct mode"
     Svade "svade" Word yes "page faults where A or D is clear"
     Svadu "svadu" Word yes "hardware update of A and D"
     Svbare "svbare" Unlisted yes "satp mode Bare"
     Svinval "svinval" Word yes "fine-grained invalidation of translations"
     Svnapot "svnapot" Word yes "NAPOT translation contiguity"
     Svpbmt "svpbmt" Word yes "page-based memory types"
-    Svvptc "svvptc" Word no "valid entries become visible in bounded time"
+    Svvptc "svvptc" Word yes "valid entries become visible in bounded time"
 }
 
 impl Extension {
@@ -196,15 +202,16 @@ impl Extension {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ExtensionSet {
-    bits: [u64; 2],
+    bits: [u64; WORDS],
 }
 
-const _: () = assert!(EXTENSIONS.len() <= 128);
+/// Words of a set.
+const WORDS: usize = EXTENSIONS.len().div_ceil(64);
 
 impl ExtensionSet {
     /// A set of the listed extensions.
     pub const fn of(extensions: &[Extension]) -> Self {
-        let mut set = Self { bits: [0; 2] };
+        let mut set = Self { bits: [0; WORDS] };
         let mut i = 0;
         while i < extensions.len() {
             let at = extensions[i] as usize;
@@ -229,13 +236,23 @@ impl ExtensionSet {
     }
 
     /// The extensions of both sets.
-    pub const fn union(self, other: Self) -> Self {
-        Self { bits: [self.bits[0] | other.bits[0], self.bits[1] | other.bits[1]] }
+    pub const fn union(mut self, other: Self) -> Self {
+        let mut i = 0;
+        while i < WORDS {
+            self.bits[i] |= other.bits[i];
+            i += 1;
+        }
+        self
     }
 
     /// The extensions of this set that are not in the other.
-    pub const fn without(self, other: Self) -> Self {
-        Self { bits: [self.bits[0] & !other.bits[0], self.bits[1] & !other.bits[1]] }
+    pub const fn without(mut self, other: Self) -> Self {
+        let mut i = 0;
+        while i < WORDS {
+            self.bits[i] &= !other.bits[i];
+            i += 1;
+        }
+        self
     }
 
     /// Its members, in the order of the table.

@@ -211,6 +211,9 @@ fn set_privilege(st: &mut RiscvState, word: u64) -> bool {
     };
     if exists {
         st.privilege_bits = word as u32;
+        if st.privilege() == Privilege::Machine {
+            st.virtualization = 0;
+        }
         st.mode = st.compute_mode();
     }
     exists

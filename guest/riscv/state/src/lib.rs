@@ -7,8 +7,8 @@
 //! description for GDB ([`gdb`]), and the interrupt lines that a board drives from its own threads ([`platform`]).
 //!
 //! What does not: which instructions a translator has is its own
-//! knowledge; it asks [`CpuModel::require_within`] before it takes a model. The hypervisor extension and pointer masking
-//! are known by name and refused, so `rva23s64` falls short of its profile;
+//! knowledge; it asks [`CpuModel::require_within`] before it takes a model. Pointer masking is known by name and
+//! refused, so `rva23s64` falls short of its profile;
 //! [`CpuModel::profile_gaps`] says by what. SXLEN and UXLEN are always MXLEN, and memory is little-endian.
 
 pub mod csr;

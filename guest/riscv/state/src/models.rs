@@ -64,8 +64,16 @@ const GENERIC: ExtensionSet = BASE.union(ALWAYS).union(ExtensionSet::of(&[
     X::Zbc,
     X::Zbs,
     X::B,
+    X::H,
+    X::Shcounterenw,
+    X::Shgatpa,
+    X::Shtvala,
+    X::Shvsatpa,
+    X::Shvstvala,
+    X::Shvstvecd,
     X::Sstc,
     X::Svadu,
+    X::Svvptc,
 ]));
 
 const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
@@ -105,6 +113,7 @@ const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
     X::Zvksed,
     X::Zvksh,
     X::Zvkt,
+    X::Sha,
     X::Smstateen,
     X::Ssstateen,
     X::Sscofpmf,
@@ -157,11 +166,21 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::Sscofpmf,
     X::Ssnpm,
     X::Ssu64xl,
-    X::Sha,
     X::H,
+    X::Sha,
+    X::Ssstateen,
+    X::Shcounterenw,
+    X::Shgatpa,
+    X::Shtvala,
+    X::Shvsatpa,
+    X::Shvstvala,
+    X::Shvstvecd,
 ]));
 
-const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Supm, X::Ssnpm, X::Sha, X::H]);
+/// What Ssstateen is the supervisor's view of.
+const RVA23_MACHINE: ExtensionSet = ExtensionSet::of(&[X::Smstateen]);
+
+const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Supm, X::Ssnpm]);
 
 /// All models; the first is the default of 64-bit machines.
 pub(crate) const MODELS: &[ModelDefinition] = &[
@@ -211,7 +230,7 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
         name: "rva23s64",
         summary: "the RVA23S64 profile, as far as it is implemented",
         xlen: 64,
-        extensions: RVA23_PROFILE.without(RVA23_MISSING),
+        extensions: RVA23_PROFILE.union(RVA23_MACHINE).without(RVA23_MISSING),
         satp: satp::SV39,
         profile: RVA23_PROFILE,
     },

@@ -72,7 +72,22 @@ pub(crate) const NEEDS: &[(Extension, Extension)] = &[
     (X::Svinval, X::S),
     (X::Svnapot, X::S),
     (X::Svpbmt, X::S),
+    (X::Svvptc, X::S),
+    (X::H, X::S),
+    (X::Shcounterenw, X::H),
+    (X::Shgatpa, X::H),
+    (X::Shtvala, X::H),
+    (X::Shvsatpa, X::H),
+    (X::Shvstvala, X::H),
+    (X::Shvstvecd, X::H),
 ];
+
+/// What is true of every hart here that has H.
+const HYPERVISOR: &[Extension] =
+    &[X::Shcounterenw, X::Shgatpa, X::Shtvala, X::Shvsatpa, X::Shvstvala, X::Shvstvecd];
+/// The augmented hypervisor extension.
+const AUGMENTED: &[Extension] =
+    &[X::H, X::Ssstateen, X::Shcounterenw, X::Shgatpa, X::Shtvala, X::Shvsatpa, X::Shvstvala, X::Shvstvecd];
 
 /// Asking for `.0` asks for each of `.1` that was not switched off by name.
 pub(crate) const BRINGS: &[(Extension, &[Extension])] = &[
@@ -113,6 +128,8 @@ pub(crate) const BRINGS: &[(Extension, &[Extension])] = &[
     (X::Zic64b, &[X::Zicbom]),
     (X::Ssstateen, &[X::Smstateen]),
     (X::Smstateen, &[X::Ssstateen]),
+    (X::H, HYPERVISOR),
+    (X::Sha, AUGMENTED),
 ];
 
 /// Groups that stand for exactly their members: one that lacks a member is not there, one that has all is.
@@ -127,6 +144,7 @@ pub(crate) const GROUPS: &[(Extension, &[Extension])] = &[
     (X::Zvks, &[X::Zvksed, X::Zvksh, X::Zvkb, X::Zvkt]),
     (X::Zvksc, &[X::Zvksed, X::Zvksh, X::Zvkb, X::Zvkt, X::Zvbc]),
     (X::Zvksg, &[X::Zvksed, X::Zvksh, X::Zvkb, X::Zvkt, X::Zvkg]),
+    (X::Sha, AUGMENTED),
 ];
 
 /// Switching `.0` off by name switches off each of `.1` that was not asked for.
@@ -134,4 +152,5 @@ pub(crate) const PARTS: &[(Extension, &[Extension])] = &[
     (X::M, &[X::Zmmul]),
     (X::C, &[X::Zca, X::Zcf, X::Zcd]),
     (X::V, &[X::Zve64d, X::Zve64f, X::Zve64x, X::Zve32f, X::Zve32x]),
+    (X::H, HYPERVISOR),
 ];

@@ -84,9 +84,27 @@ pub mod mstatus {
     pub const TSR: u64 = 1 << 22;
     pub const UXL_64: u64 = 2 << 32;
     pub const SXL_64: u64 = 2 << 34;
+    /// Of the hypervisor extension: the trap value is a guest virtual address.
+    pub const GVA: u64 = 1 << 38;
+    /// V before the trap.
+    pub const MPV: u64 = 1 << 39;
 }
 
-/// MMU indices: which rights an access has, as far as translations depend on them. 4 to 7 are for VU and VS.
+/// Bits of hstatus (privileged specification, "Hypervisor Status (hstatus) Register").
+pub mod hstatus {
+    #![allow(missing_docs, reason = "the names are the architecture's own")]
+    pub const GVA: u64 = 1 << 6;
+    pub const SPV: u64 = 1 << 7;
+    pub const SPVP: u64 = 1 << 8;
+    pub const HU: u64 = 1 << 9;
+    pub const VTVM: u64 = 1 << 20;
+    pub const VTW: u64 = 1 << 21;
+    pub const VTSR: u64 = 1 << 22;
+    pub const VSXL_64: u64 = 2 << 32;
+}
+
+/// MMU indices: which rights an access has, as far as translations depend on them. Those from 4 on are for two-stage
+/// address translation.
 pub mod mmu {
     /// User mode.
     pub const USER: u8 = 0;
@@ -96,19 +114,30 @@ pub mod mmu {
     pub const SUPERVISOR_SUM: u8 = 2;
     /// Machine mode: no translation.
     pub const MACHINE: u8 = 3;
-    /// Number of indices in use.
+    /// Number of indices in use without the hypervisor extension.
     pub const COUNT: u8 = 4;
+    /// Virtual user mode.
+    pub const VIRTUAL_USER: u8 = 4;
+    /// Virtual supervisor mode without vsstatus.SUM.
+    pub const VIRTUAL_SUPERVISOR: u8 = 5;
+    /// Virtual supervisor mode with vsstatus.SUM.
+    pub const VIRTUAL_SUPERVISOR_SUM: u8 = 6;
+    /// HLVX: a read that needs execute permission, with the rights of a hypervisor's access as hstatus has them. Never
+    /// kept beyond the access.
+    pub const HYPERVISOR_EXECUTE: u8 = 7;
+    /// Number of indices with the hypervisor extension.
+    pub const COUNT_VIRTUAL: u8 = 8;
 }
 
 /// The mode word that translations are specialized on.
 pub mod mode {
     #![allow(missing_docs, reason = "each name says its field")]
     pub const PRIVILEGE: u64 = 3;
-    /// For virtualization (V=1), once there is H.
+    /// Virtualization mode: V=1.
     pub const VIRTUAL: u64 = 1 << 2;
-    /// mstatus.FS is not Off.
+    /// mstatus.FS is not Off, nor is vsstatus.FS while V=1.
     pub const FP: u64 = 1 << 3;
-    /// mstatus.VS is not Off.
+    /// mstatus.VS is not Off, nor is vsstatus.VS while V=1.
     pub const VECTOR: u64 = 1 << 4;
     /// MMU index of data accesses.
     pub const DATA_SHIFT: u32 = 5;
@@ -116,9 +145,9 @@ pub mod mode {
     /// The dynamic rounding mode.
     pub const FRM_SHIFT: u32 = 8;
     pub const FRM: u64 = 7 << FRM_SHIFT;
-    /// mstatus.FS is Dirty.
+    /// mstatus.FS is Dirty, and so is vsstatus.FS while V=1.
     pub const FP_DIRTY: u64 = 1 << 11;
-    /// mstatus.VS is Dirty.
+    /// mstatus.VS is Dirty, and so is vsstatus.VS while V=1.
     pub const VECTOR_DIRTY: u64 = 1 << 12;
 }
 
@@ -203,6 +232,8 @@ pub struct MachineCsrs {
     pub miselect: u64,
     /// What reading mtopei, stopei, mireg and sireg gave last: a write by the same instruction refers to it.
     pub aia_read: [u64; 4],
+    pub mtval2: u64,
+    pub mtinst: u64,
 }
 
 /// Registers of supervisor mode that are no views.
@@ -221,6 +252,45 @@ pub struct SupervisorCsrs {
     pub stimecmp: u64,
     pub sstateen: [u64; 4],
     pub siselect: u64,
+}
+
+/// Registers of the hypervisor extension that are no views; hie, hip and hvip are views of mie and mip, and there are no
+/// guest external interrupts (GEILEN is 0).
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the names are the architecture's own")]
+pub struct HypervisorCsrs {
+    /// Without VSXL.
+    pub hstatus: u64,
+    pub hedeleg: u64,
+    pub hideleg: u64,
+    pub hcounteren: u64,
+    pub htimedelta: u64,
+    pub htval: u64,
+    pub htinst: u64,
+    pub hgatp: u64,
+    /// As it was written; bits that menvcfg has clear read as zero.
+    pub henvcfg: u64,
+    /// As they were written; bits that mstateen has clear read as zero.
+    pub hstateen: [u64; 4],
+    pub hvictl: u64,
+}
+
+/// Registers that take the place of supervisor mode's while V=1.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the names are the architecture's own")]
+pub struct VirtualSupervisorCsrs {
+    /// In the 64-bit form on any hart, without SD and UXL.
+    pub vsstatus: u64,
+    pub vstvec: u64,
+    pub vsscratch: u64,
+    pub vsepc: u64,
+    pub vscause: u64,
+    pub vstval: u64,
+    pub vsatp: u64,
+    pub vstimecmp: u64,
+    pub vsiselect: u64,
 }
 
 /// Physical memory protection.
@@ -300,6 +370,10 @@ pub struct RiscvState {
     pub m: MachineCsrs,
     /// Supervisor mode.
     pub s: SupervisorCsrs,
+    /// The hypervisor extension.
+    pub h: HypervisorCsrs,
+    /// Virtual supervisor mode.
+    pub vs: VirtualSupervisorCsrs,
     /// Physical memory protection.
     pub pmp: PmpCsrs,
     /// Counters.
@@ -334,6 +408,10 @@ impl RiscvState {
         if !config.has(Extension::U) {
             m.mstatus = mstatus::MPP;
         }
+        if config.has(Extension::H) {
+            // Interrupts of virtual supervisor mode and guest external ones are always handed down.
+            m.mideleg = 0x1444;
+        }
         let mut st = Self {
             x: [0; 32],
             pc: reset_vector & config.mask() & !1,
@@ -357,6 +435,8 @@ impl RiscvState {
             stopped: 0,
             m,
             s: SupervisorCsrs::default(),
+            h: HypervisorCsrs::default(),
+            vs: VirtualSupervisorCsrs::default(),
             pmp: PmpCsrs { cfg: [0; 64], addr: [0; 64] },
             counters: CounterCsrs::default(),
             config,
@@ -383,31 +463,79 @@ impl RiscvState {
         Privilege::from_bits(self.m.mstatus >> mstatus::MPP_SHIFT & 3).unwrap_or(Privilege::Machine)
     }
 
-    /// The mode whose rights loads and stores have: MPP's while MPRV is set, else the current one (privileged
-    /// specification, "Memory Privilege in mstatus Register").
+    /// Whether V=1: the hart is in VS or VU mode.
     #[inline]
-    pub fn data_privilege(&self) -> Privilege {
-        if self.m.mstatus & mstatus::MPRV != 0 { self.previous_privilege() } else { self.privilege() }
+    pub const fn is_virtual(&self) -> bool {
+        self.virtualization != 0
+    }
+
+    /// The mode whose rights loads and stores have, and whether V is 1 for them: those of MPP and MPV while MPRV is set,
+    /// else the current ones (privileged specification, "Memory Privilege in mstatus Register").
+    #[inline]
+    pub fn data_privilege(&self) -> (Privilege, bool) {
+        if self.m.mstatus & mstatus::MPRV == 0 {
+            return (self.privilege(), self.is_virtual());
+        }
+        let privilege = self.previous_privilege();
+        (privilege, self.m.mstatus & mstatus::MPV != 0 && privilege != Privilege::Machine)
     }
 
     /// MMU index of loads and stores.
     #[inline]
     pub fn data_index(&self) -> u8 {
         match self.data_privilege() {
-            Privilege::User => mmu::USER,
-            Privilege::Supervisor if self.m.mstatus & mstatus::SUM != 0 => mmu::SUPERVISOR_SUM,
-            Privilege::Supervisor => mmu::SUPERVISOR,
-            Privilege::Machine => mmu::MACHINE,
+            (Privilege::User, true) => mmu::VIRTUAL_USER,
+            (_, true) => self.virtual_supervisor_index(),
+            (Privilege::User, _) => mmu::USER,
+            (Privilege::Supervisor, _) if self.m.mstatus & mstatus::SUM != 0 => mmu::SUPERVISOR_SUM,
+            (Privilege::Supervisor, _) => mmu::SUPERVISOR,
+            (Privilege::Machine, _) => mmu::MACHINE,
         }
+    }
+
+    fn virtual_supervisor_index(&self) -> u8 {
+        if self.vs.vsstatus & mstatus::SUM != 0 {
+            mmu::VIRTUAL_SUPERVISOR_SUM
+        } else {
+            mmu::VIRTUAL_SUPERVISOR
+        }
+    }
+
+    /// MMU index of the accesses of HLV and HSV, as hstatus.SPVP says.
+    pub fn hypervisor_index(&self) -> u8 {
+        if self.h.hstatus & hstatus::SPVP != 0 { self.virtual_supervisor_index() } else { mmu::VIRTUAL_USER }
     }
 
     /// MMU index of instruction fetches: SUM and MPRV do not concern them.
     #[inline]
     pub fn fetch_index(&self) -> u8 {
-        match self.privilege() {
-            Privilege::User => mmu::USER,
-            Privilege::Supervisor => mmu::SUPERVISOR,
-            Privilege::Machine => mmu::MACHINE,
+        match (self.privilege(), self.is_virtual()) {
+            (Privilege::User, false) => mmu::USER,
+            (Privilege::Supervisor, false) => mmu::SUPERVISOR,
+            (Privilege::User, true) => mmu::VIRTUAL_USER,
+            (Privilege::Supervisor, true) => mmu::VIRTUAL_SUPERVISOR,
+            (Privilege::Machine, _) => mmu::MACHINE,
+        }
+    }
+
+    /// Whether a unit may be used: its `field` of mstatus, FS or VS, is not Off, and while V=1 neither is that of
+    /// vsstatus.
+    #[inline]
+    pub const fn unit_on(&self, field: u64) -> bool {
+        self.m.mstatus & field != 0 && (!self.is_virtual() || self.vs.vsstatus & field != 0)
+    }
+
+    /// Whether a unit's state counts as changed already wherever that is told.
+    const fn unit_dirty(&self, field: u64) -> bool {
+        self.m.mstatus & field == field && (!self.is_virtual() || self.vs.vsstatus & field == field)
+    }
+
+    /// Notes that a unit's state changed; the mode word is the caller's to compute anew.
+    #[inline]
+    pub const fn set_unit_dirty(&mut self, field: u64) {
+        self.m.mstatus |= field;
+        if self.is_virtual() {
+            self.vs.vsstatus |= field;
         }
     }
 
@@ -417,11 +545,11 @@ impl RiscvState {
             | u64::from(self.data_index()) << mode::DATA_SHIFT
             | u64::from(self.frm & 7) << mode::FRM_SHIFT;
         for (on, bit) in [
-            (self.virtualization != 0, mode::VIRTUAL),
-            (self.m.mstatus & mstatus::FS != 0, mode::FP),
-            (self.m.mstatus & mstatus::VS != 0, mode::VECTOR),
-            (self.m.mstatus & mstatus::FS == mstatus::FS, mode::FP_DIRTY),
-            (self.m.mstatus & mstatus::VS == mstatus::VS, mode::VECTOR_DIRTY),
+            (self.is_virtual(), mode::VIRTUAL),
+            (self.unit_on(mstatus::FS), mode::FP),
+            (self.unit_on(mstatus::VS), mode::VECTOR),
+            (self.unit_dirty(mstatus::FS), mode::FP_DIRTY),
+            (self.unit_dirty(mstatus::VS), mode::VECTOR_DIRTY),
         ] {
             if on {
                 word |= bit;
@@ -504,6 +632,42 @@ mod tests {
         assert_eq!(st.data_index(), mmu::USER);
         assert_eq!(st.compute_mode() >> mode::DATA_SHIFT & 7, u64::from(mmu::USER));
         assert_eq!(st.compute_mode() & mode::PRIVILEGE, 3);
+    }
+
+    #[test]
+    fn rights_of_virtual_modes_are_those_of_vsstatus_mpv_and_spvp() {
+        let mut st = CpuModel::named("rv64").unwrap().reset_state(0, 0);
+        st.m.mstatus = mstatus::MPRV | mstatus::MPV | 1 << mstatus::MPP_SHIFT | mstatus::SUM;
+        assert_eq!((st.data_index(), st.fetch_index()), (mmu::VIRTUAL_SUPERVISOR, mmu::MACHINE));
+        st.vs.vsstatus = mstatus::SUM;
+        assert_eq!(st.data_index(), mmu::VIRTUAL_SUPERVISOR_SUM);
+        st.m.mstatus |= mstatus::MPP;
+        assert_eq!(st.data_index(), mmu::MACHINE, "machine mode is never virtual");
+        assert_eq!(st.hypervisor_index(), mmu::VIRTUAL_USER);
+        st.h.hstatus = hstatus::SPVP;
+        assert_eq!(st.hypervisor_index(), mmu::VIRTUAL_SUPERVISOR_SUM);
+        st.m.mstatus = 0;
+        (st.virtualization, st.privilege_bits) = (1, 1);
+        assert_eq!(
+            (st.data_index(), st.fetch_index()),
+            (mmu::VIRTUAL_SUPERVISOR_SUM, mmu::VIRTUAL_SUPERVISOR)
+        );
+        st.privilege_bits = 0;
+        assert_eq!((st.data_index(), st.fetch_index()), (mmu::VIRTUAL_USER, mmu::VIRTUAL_USER));
+    }
+
+    #[test]
+    fn a_unit_is_on_and_dirty_where_both_status_registers_say_so() {
+        let mut st = CpuModel::named("rv64").unwrap().reset_state(0, 0);
+        st.m.mstatus = mstatus::FS;
+        let word = |st: &RiscvState| st.compute_mode() & (mode::FP | mode::FP_DIRTY);
+        assert_eq!(word(&st), mode::FP | mode::FP_DIRTY);
+        st.virtualization = 1;
+        assert_eq!(word(&st), 0);
+        st.vs.vsstatus = 1 << 13;
+        assert_eq!(word(&st), mode::FP);
+        st.set_unit_dirty(mstatus::FS);
+        assert_eq!((word(&st), st.vs.vsstatus), (mode::FP | mode::FP_DIRTY, mstatus::FS));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rhea_riscv_state::extension::Extension;
 use rhea_riscv_state::state::Privilege;
 
 use crate::bus::SystemBus;
+use crate::csr::Gate;
 use crate::interrupt::bit;
 
 /// Bits and values of mhpmevent.
@@ -18,6 +19,8 @@ pub mod event {
     pub const MINH: u64 = 1 << 62;
     pub const SINH: u64 = 1 << 61;
     pub const UINH: u64 = 1 << 60;
+    pub const VSINH: u64 = 1 << 59;
+    pub const VUINH: u64 = 1 << 58;
     /// The part that selects what is counted.
     pub const SELECTOR: u64 = 3;
     /// Counts cycles.
@@ -26,7 +29,7 @@ pub mod event {
     pub const INSTRUCTIONS: u64 = 2;
 }
 
-const FILTERS: u64 = event::MINH | event::SINH | event::UINH;
+const FILTERS: u64 = event::MINH | event::SINH | event::UINH | event::VSINH | event::VUINH;
 
 /// Counters that exist, by bit: cycle, instret and the programmable ones.
 pub const fn implemented(st: &RiscvState) -> u64 {
@@ -39,17 +42,22 @@ pub fn legal_event(st: &RiscvState) -> u64 {
     let mut legal = event::SELECTOR;
     if st.has(Extension::Sscofpmf) {
         legal |= event::OF | event::MINH | event::SINH | event::UINH;
+        if st.has(Extension::H) {
+            legal |= event::VSINH | event::VUINH;
+        }
     }
     legal
 }
 
-fn filtered(event: u64, privilege: Privilege) -> bool {
-    let bit = match privilege {
-        Privilege::Machine => event::MINH,
-        Privilege::Supervisor => event::SINH,
-        Privilege::User => event::UINH,
-    };
-    event & bit != 0
+/// The bit that stops a counter in the present mode.
+fn filter(st: &RiscvState) -> u64 {
+    match (st.privilege(), st.is_virtual()) {
+        (Privilege::Machine, _) => event::MINH,
+        (Privilege::Supervisor, false) => event::SINH,
+        (Privilege::User, false) => event::UINH,
+        (Privilege::Supervisor, true) => event::VSINH,
+        (Privilege::User, true) => event::VUINH,
+    }
 }
 
 /// Brings all counters up to date.
@@ -58,7 +66,7 @@ pub fn sync(st: &mut RiscvState, bus: &mut dyn SystemBus) {
     let new_cycles = cycles.wrapping_sub(st.counters.cycle_seen);
     let new_instructions = instructions.wrapping_sub(st.counters.instret_seen);
     (st.counters.cycle_seen, st.counters.instret_seen) = (cycles, instructions);
-    let privilege = st.privilege();
+    let filter = filter(st);
     let mut counting = implemented(st) & !st.m.mcountinhibit;
     while counting != 0 {
         let i = counting.trailing_zeros() as usize;
@@ -69,7 +77,7 @@ pub fn sync(st: &mut RiscvState, bus: &mut dyn SystemBus) {
             (2, _) | (3.., event::INSTRUCTIONS) => new_instructions,
             _ => continue,
         };
-        if filtered(setting, privilege) {
+        if setting & filter != 0 {
             continue;
         }
         let (value, overflow) = st.counters.value[i].overflowing_add(step);
@@ -97,13 +105,15 @@ pub fn poll_overflow(st: &mut RiscvState, bus: &mut dyn SystemBus) {
 }
 
 /// Whether the present mode may read counter `number` through its user-level register.
-pub fn readable(st: &RiscvState, number: u32) -> bool {
-    let privilege = st.privilege();
-    let by_machine = st.m.mcounteren >> number & 1 != 0;
-    let by_supervisor = st.s.scounteren >> number & 1 != 0;
-    match privilege {
-        Privilege::Machine => true,
-        Privilege::Supervisor => by_machine,
-        Privilege::User => by_machine && (by_supervisor || !st.has(Extension::S)),
+pub(crate) fn readable(st: &RiscvState, number: u32) -> Gate {
+    let in_set = |set: u64| set >> number & 1 != 0;
+    let by_supervisor = in_set(st.s.scounteren) || !st.has(Extension::S);
+    match (st.privilege(), st.is_virtual()) {
+        (Privilege::Machine, _) => Gate::Open,
+        (Privilege::Supervisor, _) => Gate::of(st, in_set(st.m.mcounteren), in_set(st.h.hcounteren)),
+        (Privilege::User, true) => {
+            Gate::of(st, in_set(st.m.mcounteren), in_set(st.h.hcounteren) && by_supervisor)
+        }
+        (Privilege::User, false) => Gate::of(st, in_set(st.m.mcounteren) && by_supervisor, true),
     }
 }

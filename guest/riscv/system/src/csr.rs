@@ -3,16 +3,18 @@
 //!
 //! Every register is a row of one table ([`crate::csr_table`]): number, name, whether the hart has it, when it may be
 //! accessed, how it is read and written, and which bits can be set. What the row does not say is the same for all: the
-//! lowest privilege is in bits 9:8 of the number, and bits 11:10 of a read-only one are set.
+//! lowest privilege is in bits 9:8 of the number (2 there is that of the hypervisor extension: supervisor mode with V=0),
+//! and bits 11:10 of a read-only one are set. While V=1 the numbers of many supervisor registers name those of virtual
+//! supervisor mode.
 
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::csr as number;
-use rhea_riscv_state::state::HartConfig;
+use rhea_riscv_state::state::{HartConfig, Privilege, mstatus};
 
 use crate::bus::{SystemBus, TlbScope};
 use crate::csr_table::TABLE;
 use crate::exception::Exception;
-use crate::interrupt::bit;
+use crate::interrupt::{VTI, bit};
 
 /// What the vCPU has to do after a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +56,28 @@ pub struct Request {
     pub bits: u32,
 }
 
-pub(crate) type Allowed = fn(&RiscvState, u16) -> bool;
+/// Whether a register may be accessed, beyond the privilege.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// An illegal instruction.
+    Illegal,
+    /// A virtual instruction: only the hypervisor is in the way.
+    Virtual,
+}
+
+impl Gate {
+    /// Illegal unless `machine` allows it, virtual unless `hypervisor`, which counts only while V=1, does.
+    pub(crate) const fn of(st: &RiscvState, machine: bool, hypervisor: bool) -> Self {
+        match (machine, !st.is_virtual() || hypervisor) {
+            (false, _) => Self::Illegal,
+            (true, false) => Self::Virtual,
+            (true, true) => Self::Open,
+        }
+    }
+}
+
+pub(crate) type Allowed = fn(&RiscvState, u16) -> Gate;
 pub(crate) type Read = fn(&mut RiscvState, &mut dyn SystemBus, u16) -> u64;
 pub(crate) type Write = fn(&mut RiscvState, &mut dyn SystemBus, u16, u64) -> Effects;
 
@@ -92,26 +115,89 @@ fn find(config: &HartConfig, csr: u16) -> Option<(&'static Row, u16)> {
     (row.exists)(config, index).then_some((row, index))
 }
 
-/// Executes a CSR instruction and returns the register's old value, zero-extended from XLEN.
-///
-/// # Errors
-/// Illegal instruction: no such register, not at this privilege or not now, or a write to a read-only one.
-pub fn execute(
-    st: &mut RiscvState,
-    bus: &mut dyn SystemBus,
-    request: Request,
-) -> Result<(u64, Effects), Exception> {
-    let illegal = Exception::illegal(request.bits);
-    let (row, index) = find(&st.config, request.number).ok_or(illegal)?;
+/// The number of the register that takes the place of a supervisor register while V=1.
+const fn virtual_number(csr: u16) -> u16 {
+    match csr {
+        number::SSTATUS
+        | number::SIE
+        | number::STVEC
+        | number::SIEH
+        | number::SSCRATCH
+        | number::SEPC
+        | number::SCAUSE
+        | number::STVAL
+        | number::SIP
+        | number::STIMECMP
+        | number::STIMECMPH
+        | number::SISELECT
+        | number::SIREG
+        | number::SIPH
+        | number::STOPEI
+        | number::SATP
+        | number::STOPI => csr + (number::VSSTATUS - number::SSTATUS),
+        _ => csr,
+    }
+}
+
+/// Whether the present mode may execute a request of `row`.
+fn gate(st: &mut RiscvState, row: &Row, index: u16, request: &Request) -> Gate {
     let lowest = request.number >> 8 & 3;
     let read_only = request.number >> 10 == 3;
     let bare_seed = request.number == number::SEED && !request.writes;
-    if (st.privilege() as u16) < lowest
-        || request.writes && read_only
-        || bare_seed
-        || !(row.allowed)(st, index)
-    {
-        return Err(illegal);
+    if request.writes && read_only || bare_seed {
+        return Gate::Illegal;
+    }
+    // hvictl keeps the guest from what would withdraw one of its interrupts.
+    let timer = matches!(request.number, number::STIMECMP | number::STIMECMPH);
+    if timer && request.writes && st.is_virtual() && st.h.hvictl & VTI != 0 {
+        return match (row.allowed)(st, index) {
+            Gate::Open => Gate::Virtual,
+            other => other,
+        };
+    }
+    match (lowest, st.privilege()) {
+        (0, _) | (_, Privilege::Machine) => (row.allowed)(st, index),
+        (1, Privilege::Supervisor) => (row.allowed)(st, index),
+        (2, Privilege::Supervisor) if !st.is_virtual() => (row.allowed)(st, index),
+        (1 | 2, _) if st.is_virtual() => match allowed_to_hypervisor(st, row, index) {
+            Gate::Open => Gate::Virtual,
+            _ => Gate::Illegal,
+        },
+        _ => Gate::Illegal,
+    }
+}
+
+/// Whether supervisor mode with V=0 could access a register, TVM aside: then a virtual mode's attempt is a virtual
+/// instruction (privileged specification, "Virtual-Instruction exception").
+fn allowed_to_hypervisor(st: &mut RiscvState, row: &Row, index: u16) -> Gate {
+    let (privilege, status) = (st.privilege_bits, st.m.mstatus);
+    (st.privilege_bits, st.virtualization) = (Privilege::Supervisor as u32, 0);
+    st.m.mstatus &= !mstatus::TVM;
+    let gate = (row.allowed)(st, index);
+    (st.privilege_bits, st.virtualization, st.m.mstatus) = (privilege, 1, status);
+    gate
+}
+
+/// Executes a CSR instruction and returns the register's old value, zero-extended from XLEN.
+///
+/// # Errors
+/// Illegal instruction: no such register, not at this privilege or not now, or a write to a read-only one. Virtual
+/// instruction where only the hypervisor can have it.
+pub fn execute(
+    st: &mut RiscvState,
+    bus: &mut dyn SystemBus,
+    mut request: Request,
+) -> Result<(u64, Effects), Exception> {
+    let (row, mut index) = find(&st.config, request.number).ok_or(Exception::illegal(request.bits))?;
+    match gate(st, row, index, &request) {
+        Gate::Open => {}
+        Gate::Illegal => return Err(Exception::illegal(request.bits)),
+        Gate::Virtual => return Err(Exception::virtual_instruction(request.bits)),
+    }
+    let mut row = row;
+    if st.is_virtual() && virtual_number(request.number) != request.number {
+        request.number = virtual_number(request.number);
+        (row, index) = find(&st.config, request.number).ok_or(Exception::illegal(request.bits))?;
     }
     let old = read_row(row, index, st, bus);
     if !request.writes {

@@ -2,15 +2,18 @@
 //!
 //! Priorities of major interrupts are fixed: the iprio array reads as zeros, and mtopi and stopi give priority 1. There are no
 //! virtual interrupts: mvien is zero, so mvip is a view of mip.
+//!
+//! With the hypervisor extension there are no guest interrupt files (GEILEN is 0), and hvien, hviprio1 and hviprio2 are
+//! zero; what a guest's siselect names is the hypervisor's to provide. hvictl is there in full.
 
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::extension::Extension as X;
 use rhea_riscv_state::state::Privilege;
 
 use crate::bus::SystemBus;
-use crate::csr::Effects;
+use crate::csr::{Effects, Gate};
 use crate::csr_machine::INTERRUPTS;
-use crate::interrupt::{self, bit};
+use crate::interrupt::{self, Enabled, bit};
 
 type Bus<'a> = &'a mut dyn SystemBus;
 
@@ -29,15 +32,20 @@ const STATEEN_AIA: u64 = 1 << 59;
 const STATEEN_CSRIND: u64 = 1 << 60;
 pub(crate) const STATEEN: u64 = STATEEN_IMSIC | STATEEN_AIA | STATEEN_CSRIND;
 
+/// All of hvictl: VTI, IID, DPR, IPRIOM, IPRIO.
+pub(crate) const HVICTL: u64 = interrupt::VTI | 0xfff << 16 | interrupt::DPR | interrupt::IPRIOM | 0xff;
+
 /// Places in `aia_read`.
 const MTOPEI: usize = 0;
 const STOPEI: usize = 1;
 const MIREG: usize = 2;
 const SIREG: usize = 3;
 
-fn state_enabled(st: &RiscvState, bits: u64) -> bool {
+/// Whether mstateen0, and while V=1 hstateen0, allows what needs all of `bits`.
+pub(crate) fn state_gate(st: &RiscvState, bits: u64) -> Gate {
     let guarded = st.has(X::Smstateen) && st.privilege() != Privilege::Machine;
-    !guarded || st.m.mstateen[0] & bits == bits
+    let has = |set: u64| !guarded || set & bits == bits;
+    Gate::of(st, has(st.m.mstateen[0]), has(st.h.hstateen[0]))
 }
 
 /// Whether a selector names a register.
@@ -46,26 +54,39 @@ fn selects(st: &RiscvState, select: u64) -> bool {
     if IPRIO.contains(&select) { !odd } else { FILE.contains(&select) && !(odd && select >= FILE_MAPS) }
 }
 
-pub(crate) fn machine_register(st: &RiscvState, _: u16) -> bool {
-    selects(st, st.m.miselect)
+pub(crate) fn machine_register(st: &RiscvState, _: u16) -> Gate {
+    if selects(st, st.m.miselect) { Gate::Open } else { Gate::Illegal }
 }
 
-pub(crate) fn supervisor_register(st: &RiscvState, _: u16) -> bool {
-    let select = st.s.siselect;
+pub(crate) fn supervisor_register(st: &RiscvState, index: u16) -> Gate {
+    let select = if st.is_virtual() { st.vs.vsiselect } else { st.s.siselect };
     let more = if FILE.contains(&select) { STATEEN_IMSIC } else { STATEEN_AIA };
-    selects(st, select) && state_enabled(st, STATEEN_CSRIND | more)
+    match state_gate(st, STATEEN_CSRIND | more) {
+        Gate::Open if st.is_virtual() => virtual_register(st, index),
+        Gate::Open if !selects(st, select) => Gate::Illegal,
+        gate => gate,
+    }
 }
 
-pub(crate) fn select_enabled(st: &RiscvState, _: u16) -> bool {
-    state_enabled(st, STATEEN_CSRIND)
+/// A guest has neither priorities of its own nor, with VGEIN fixed to 0, an interrupt file: what the selector names is the
+/// hypervisor's to provide ("VS CSRs for interrupts").
+pub(crate) fn virtual_register(st: &RiscvState, _: u16) -> Gate {
+    if st.is_virtual() { Gate::Virtual } else { Gate::Illegal }
 }
 
-pub(crate) fn file_enabled(st: &RiscvState, _: u16) -> bool {
-    state_enabled(st, STATEEN_IMSIC)
+pub(crate) fn select_enabled(st: &RiscvState, _: u16) -> Gate {
+    state_gate(st, STATEEN_CSRIND)
 }
 
-pub(crate) fn top_enabled(st: &RiscvState, _: u16) -> bool {
-    state_enabled(st, STATEEN_AIA)
+pub(crate) fn file_enabled(st: &RiscvState, index: u16) -> Gate {
+    match state_gate(st, STATEEN_IMSIC) {
+        Gate::Open if st.is_virtual() => virtual_register(st, index),
+        gate => gate,
+    }
+}
+
+pub(crate) fn top_enabled(st: &RiscvState, _: u16) -> Gate {
+    state_gate(st, STATEEN_AIA)
 }
 
 fn read_register(st: &mut RiscvState, bus: Bus<'_>, machine: bool) -> u64 {
@@ -141,7 +162,17 @@ pub(crate) fn write_stopei(st: &mut RiscvState, bus: Bus<'_>, _: u16, _: u64) ->
 }
 
 pub(crate) fn read_topi(st: &mut RiscvState, bus: Bus<'_>, machine: bool) -> u64 {
-    interrupt::top(st, bus, machine).map_or(0, |number| u64::from(number) << 16 | 1)
+    let of: fn(&Enabled) -> u64 = if machine { |e| e.machine } else { |e| e.supervisor };
+    interrupt::top(st, bus, of).map_or(0, |number| u64::from(number) << 16 | 1)
+}
+
+pub(crate) fn write_hvictl(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
+    st.h.hvictl = value;
+    INTERRUPTS
+}
+
+pub(crate) fn read_vstopi(st: &mut RiscvState, bus: Bus<'_>) -> u64 {
+    interrupt::virtual_top(st, bus).map_or(0, |top| top.number << 16 | top.priority)
 }
 
 /// Bits of mip that mvip shows: SSIP, STIP where software writes it, SEIP as software wrote it.

@@ -9,13 +9,13 @@ use crate::counters;
 use crate::csr::{Effects, NOTHING};
 use crate::csr_user::{with_high, with_low};
 use crate::interrupt::{self, STCE, bit};
-use crate::paging::{ADUE, PBMTE, satp_mode};
+use crate::paging::{ADUE, PBMTE, mode_of};
 use crate::pmp;
 
 type Bus<'a> = &'a mut dyn SystemBus;
 
 pub(crate) const INTERRUPTS: Effects = Effects { interrupts: true, ..NOTHING };
-const FLUSH: Effects = Effects { flush: Some(TlbScope::All), ..NOTHING };
+pub(crate) const FLUSH: Effects = Effects { flush: Some(TlbScope::All), ..NOTHING };
 
 /// Mseccfg.USEED and SSEED (Zkr).
 pub(crate) const USEED: u64 = 1 << 8;
@@ -25,12 +25,19 @@ pub(crate) const STATEEN_ENVCFG: u64 = 1 << 62;
 pub(crate) const STATEEN_SE: u64 = 1 << 63;
 
 /// Exceptions that medeleg can hand down: all of this hart's but ECALL from machine mode.
-pub(crate) const DELEGABLE: u64 = 0xb3ff;
+const DELEGABLE: u64 = 0xb3ff;
+/// Among them those of the hypervisor extension: ECALL from virtual supervisor mode, guest page faults, virtual
+/// instructions.
+const DELEGABLE_VIRTUAL: u64 = 0xf0_0400;
+
+pub(crate) fn legal_medeleg(st: &RiscvState) -> u64 {
+    DELEGABLE | if st.has(X::H) { DELEGABLE_VIRTUAL } else { 0 }
+}
 
 // ---- mstatus and its view ----
 
 /// What sstatus shows.
-const SSTATUS: u64 = mstatus::SIE
+pub(crate) const SSTATUS: u64 = mstatus::SIE
     | mstatus::SPIE
     | mstatus::SPP
     | mstatus::VS
@@ -56,6 +63,9 @@ pub(crate) fn legal_mstatus(st: &RiscvState) -> u64 {
     if st.has(X::Zve32x) {
         legal |= mstatus::VS;
     }
+    if st.has(X::H) {
+        legal |= mstatus::MPV | mstatus::GVA;
+    }
     legal
 }
 
@@ -63,14 +73,14 @@ pub(crate) fn legal_sstatus(st: &RiscvState) -> u64 {
     legal_mstatus(st) & SSTATUS
 }
 
-/// The highest bit of XLEN, set while some state is dirty.
-fn dirty(st: &RiscvState) -> u64 {
-    let any = [mstatus::FS, mstatus::VS].iter().any(|field| st.m.mstatus & field == *field);
+/// The highest bit of XLEN, set while `status` says that some state is dirty.
+pub(crate) fn dirty(st: &RiscvState, status: u64) -> u64 {
+    let any = [mstatus::FS, mstatus::VS].iter().any(|field| status & field == *field);
     if any { 1 << (st.config.xlen - 1) } else { 0 }
 }
 
 pub(crate) fn read_mstatus(st: &mut RiscvState, _: Bus<'_>, _: u16) -> u64 {
-    let mut value = st.m.mstatus | dirty(st);
+    let mut value = st.m.mstatus | dirty(st, st.m.mstatus);
     if st.config.xlen == 64 {
         if st.has(X::U) {
             value |= mstatus::UXL_64;
@@ -83,14 +93,19 @@ pub(crate) fn read_mstatus(st: &mut RiscvState, _: Bus<'_>, _: u16) -> u64 {
 }
 
 pub(crate) fn read_sstatus(st: &mut RiscvState, _: Bus<'_>, _: u16) -> u64 {
+    view(st, st.m.mstatus)
+}
+
+/// A status register as supervisor mode sees it.
+pub(crate) fn view(st: &RiscvState, status: u64) -> u64 {
     let width = if st.config.xlen == 64 { mstatus::UXL_64 } else { 0 };
-    st.m.mstatus & SSTATUS | dirty(st) | width
+    status & SSTATUS | dirty(st, status) | width
 }
 
 /// MPP keeps its value where the new one is no mode of this hart.
 pub(crate) fn write_mstatus(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
     let old = st.m.mstatus;
-    let mut new = value;
+    let mut new = with_low(st, old, value);
     let exists = match Privilege::from_bits(value >> mstatus::MPP_SHIFT & 3) {
         Some(Privilege::User) => st.has(X::U),
         Some(Privilege::Supervisor) => st.has(X::S),
@@ -100,6 +115,12 @@ pub(crate) fn write_mstatus(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64)
     if !exists {
         new = new & !mstatus::MPP | old & mstatus::MPP;
     }
+    set_mstatus(st, new)
+}
+
+/// The half of mstatus that a 32-bit hart has in a register of its own.
+pub(crate) fn write_mstatush(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
+    let new = with_high(st.m.mstatus, value);
     set_mstatus(st, new)
 }
 
@@ -131,8 +152,13 @@ pub(crate) fn supervisor_interrupts(st: &RiscvState) -> u64 {
     if st.has(X::S) { bit::SSI | bit::STI | bit::SEI | overflow } else { 0 }
 }
 
+/// Interrupts of the hypervisor extension; machine mode always hands them down.
+pub(crate) fn hypervisor_interrupts(st: &RiscvState) -> u64 {
+    if st.has(X::H) { bit::VIRTUAL | bit::SGEI } else { 0 }
+}
+
 pub(crate) fn legal_mie(st: &RiscvState) -> u64 {
-    bit::MSI | bit::MTI | bit::MEI | supervisor_interrupts(st)
+    bit::MSI | bit::MTI | bit::MEI | supervisor_interrupts(st) | hypervisor_interrupts(st)
 }
 
 pub(crate) fn legal_sie(st: &RiscvState) -> u64 {
@@ -142,7 +168,7 @@ pub(crate) fn legal_sie(st: &RiscvState) -> u64 {
 /// STIP belongs to the timer while stimecmp is in force.
 pub(crate) fn legal_mip(st: &RiscvState) -> u64 {
     let timer = if interrupt::timer_compare(st) { bit::STI } else { 0 };
-    supervisor_interrupts(st) & !timer
+    supervisor_interrupts(st) & !timer | hypervisor_interrupts(st) & bit::VSSI
 }
 
 pub(crate) fn legal_sip(st: &RiscvState) -> u64 {
@@ -160,7 +186,7 @@ pub(crate) fn write_sie(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> 
 }
 
 pub(crate) fn write_mideleg(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
-    st.m.mideleg = value;
+    st.m.mideleg = value | hypervisor_interrupts(st);
     INTERRUPTS
 }
 
@@ -188,7 +214,7 @@ pub(crate) fn write_sip(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> 
 // ---- trap vectors ----
 
 /// Modes 2 and 3 are reserved: the mode stays.
-const fn vector(old: u64, value: u64) -> u64 {
+pub(crate) const fn vector(old: u64, value: u64) -> u64 {
     if value & 2 != 0 { value & !3 | old & 3 } else { value }
 }
 
@@ -211,7 +237,7 @@ pub(crate) fn legal_counteren(st: &RiscvState) -> u64 {
 const CBIE: u64 = 3 << 4;
 
 /// CBIE=10 is reserved: the field stays.
-const fn invalidation(old: u64, value: u64) -> u64 {
+pub(crate) const fn invalidation(old: u64, value: u64) -> u64 {
     if value & CBIE == 2 << 4 { value & !CBIE | old & CBIE } else { value }
 }
 
@@ -297,7 +323,7 @@ pub(crate) fn write_mstateenh(st: &mut RiscvState, _: Bus<'_>, index: u16, value
 
 // ---- supervisor timer and address translation ----
 
-const TIMER: Effects = Effects { timer: true, ..INTERRUPTS };
+pub(crate) const TIMER: Effects = Effects { timer: true, ..INTERRUPTS };
 
 pub(crate) fn write_stimecmp(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
     st.s.stimecmp = with_low(st, st.s.stimecmp, value);
@@ -309,29 +335,34 @@ pub(crate) fn write_stimecmph(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u6
     TIMER
 }
 
-/// A mode that the hart has not makes the whole write have no effect. Leaving an address space forgets its
-/// translations, as the vCPU's cache has no ASIDs; a change of mode forgets all.
-pub(crate) fn write_satp(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
-    let old = st.s.satp;
-    let old_mode = satp_mode(st);
-    st.s.satp = value;
-    let mode = satp_mode(st);
-    let known = match mode {
+/// Whether a hart has a mode of satp.
+pub(crate) const fn has_translation(st: &RiscvState, mode: u32) -> bool {
+    match mode {
         satp::BARE => true,
         satp::SV32 => st.config.xlen == 32 && st.config.satp_max == satp::SV32,
         satp::SV39..=satp::SV57 => st.config.xlen == 64 && mode <= st.config.satp_max,
         _ => false,
-    };
-    if !known {
-        st.s.satp = old;
-        return NOTHING;
+    }
+}
+
+pub(crate) fn write_satp(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
+    let (new, effects) = changed_satp(st, st.s.satp, value);
+    st.s.satp = new;
+    effects
+}
+
+/// What satp or vsatp becomes. A mode that the hart has not makes the whole write have no effect. Leaving an address
+/// space forgets its translations, as the vCPU's cache has no ASIDs; a change of mode forgets all.
+pub(crate) fn changed_satp(st: &RiscvState, old: u64, value: u64) -> (u64, Effects) {
+    let mode = mode_of(&st.config, value);
+    if old == value || !has_translation(st, mode) {
+        return (old, NOTHING);
     }
     let asid = if st.config.xlen == 32 { old >> 22 & 0x1ff } else { old >> 44 & 0xffff };
-    match (old == value, old_mode == mode) {
-        (true, _) => NOTHING,
-        (_, true) => Effects { flush: Some(TlbScope::AddressSpace(asid as u16)), ..NOTHING },
-        _ => FLUSH,
+    if mode == mode_of(&st.config, old) {
+        return (value, Effects { flush: Some(TlbScope::AddressSpace(asid as u16)), ..NOTHING });
     }
+    (value, FLUSH)
 }
 
 // ---- physical memory protection ----

@@ -6,6 +6,7 @@ use rhea_riscv_state::state::{Privilege, VILL, mstatus};
 use crate::bus::SystemBus;
 use crate::counters::{self, event};
 use crate::csr::{Effects, NOTHING};
+use crate::interrupt;
 
 type Bus<'a> = &'a mut dyn SystemBus;
 
@@ -21,12 +22,12 @@ pub(crate) const fn with_high(old: u64, value: u64) -> u64 {
 // ---- floating point and vector: writing makes the state dirty ----
 
 fn fp_dirty(st: &mut RiscvState) -> Effects {
-    st.m.mstatus |= mstatus::FS;
+    st.set_unit_dirty(mstatus::FS);
     NOTHING
 }
 
 fn vector_dirty(st: &mut RiscvState) -> Effects {
-    st.m.mstatus |= mstatus::VS;
+    st.set_unit_dirty(mstatus::VS);
     NOTHING
 }
 
@@ -82,6 +83,11 @@ pub(crate) fn read_vtype(st: &mut RiscvState, _: Bus<'_>, _: u16) -> u64 {
 /// Zkr: ES16 with sixteen bits, or WAIT.
 pub(crate) fn read_seed(_: &mut RiscvState, bus: Bus<'_>, _: u16) -> u64 {
     bus.entropy().map_or(1 << 30, |bits| 2 << 30 | u64::from(bits))
+}
+
+/// The guest's time while V=1.
+pub(crate) fn read_time(st: &mut RiscvState, bus: Bus<'_>, _: u16) -> u64 {
+    if st.is_virtual() { interrupt::guest_time(st, bus) } else { bus.time() }
 }
 
 // ---- counters; one that does not exist reads as zero ----
@@ -154,5 +160,6 @@ pub(crate) fn write_eventh(st: &mut RiscvState, bus: Bus<'_>, index: u16, value:
 pub(crate) fn read_scountovf(st: &mut RiscvState, bus: Bus<'_>, _: u16) -> u64 {
     counters::sync(st, bus);
     let bits = (3..32).filter(|i| st.counters.event[*i] & event::OF != 0).fold(0, |bits, i| bits | 1 << i);
-    if st.privilege() == Privilege::Machine { bits } else { bits & st.m.mcounteren }
+    let by_hypervisor = if st.is_virtual() { st.h.hcounteren } else { u64::MAX };
+    if st.privilege() == Privilege::Machine { bits } else { bits & st.m.mcounteren & by_hypervisor }
 }

@@ -9,19 +9,20 @@
 //! - Functions that can change what a translation depends on store the new mode word in `RiscvState::mode`.
 //!
 //! What stands: machine, supervisor and user mode with every CSR of the privileged specification that these modes
-//! have ([`csr`]), Smstateen, Sstc, Sscofpmf, Zkr, counters ([`counters`]), PMP ([`pmp`]), Sv32 to Sv57 with Svnapot,
-//! Svpbmt and Svadu ([`paging`]), traps and their returns ([`trap`]), interrupts ([`interrupt`]), fences, WFI and the
-//! permission checks of cache-block instructions ([`privileged`]).
+//! have ([`csr`]), the hypervisor extension with its virtual modes, Smstateen, Sstc, Sscofpmf, Zkr, the advanced interrupt
+//! architecture's registers, counters ([`counters`]), PMP ([`pmp`]), Sv32 to Sv57 and the second stages Sv32x4 to Sv57x4
+//! with Svnapot, Svpbmt and Svadu ([`paging`]), traps and their returns ([`trap`]), interrupts ([`interrupt`]), fences, WFI
+//! and the permission checks of cache-block instructions ([`privileged`]).
 //!
-//! What does not: no translator and no board uses this crate yet. There is no hypervisor extension (its CSRs and
-//! instructions are illegal; state and MMU indices leave room), no Smepmp, no AIA, no debug triggers. SXL and UXL are
-//! fixed to MXL, misa cannot be written, memory is little-endian, and memory types of Svpbmt have no effect, since
+//! What does not: there are no guest external interrupts (GEILEN is 0), no Smepmp, no debug triggers. SXL, VSXL and UXL
+//! are fixed to MXL, misa cannot be written, memory is little-endian, and memory types of Svpbmt have no effect, since
 //! all memory here is coherent. Programmable counters count cycles or instructions only.
 
 pub mod bus;
 pub mod counters;
 pub mod csr;
 mod csr_aia;
+mod csr_hypervisor;
 mod csr_machine;
 mod csr_table;
 mod csr_user;

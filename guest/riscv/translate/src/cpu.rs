@@ -33,8 +33,10 @@ pub struct RiscvCpu {
     config: RiscvCpuConfig,
     /// Lines that would do something if they rose: end a wait, or be taken as an interrupt.
     watched: u64,
-    /// mtime at which the supervisor timer would do something.
+    /// mtime at which a timer of the hart would do something.
     deadline: u64,
+    /// What the alarm was set to last.
+    armed: Option<u64>,
     random: u64,
 }
 
@@ -42,7 +44,7 @@ impl RiscvCpu {
     /// Data of a new hart.
     pub fn new(config: RiscvCpuConfig) -> Self {
         let random = config.random_seed;
-        Self { pending: None, config, watched: u64::MAX, deadline: 0, random }
+        Self { pending: None, config, watched: u64::MAX, deadline: 0, armed: None, random }
     }
 
     /// What the hart is made of.
@@ -58,15 +60,20 @@ impl RiscvCpu {
 
     /// Notes what the hart, which has taken every interrupt that it can take now, looks out for.
     pub fn watch(&mut self, st: &RiscvState) {
-        let enabled = if st.waiting != 0 {
-            st.m.mie
-        } else {
-            let (machine, supervisor) = interrupt::enabled(st);
-            machine | supervisor
-        };
+        let enabled = if st.waiting != 0 { st.m.mie } else { interrupt::enabled(st).all() };
         self.watched = enabled;
         let timed = interrupt::timer_compare(st) && enabled & bit::STI != 0;
         self.deadline = if timed { st.s.stimecmp } else { u64::MAX };
+        if interrupt::virtual_timer_compare(st) {
+            let now = self.config.timer.time();
+            if enabled & bit::VSTI != 0 {
+                self.deadline = self.deadline.min(interrupt::virtual_deadline(st, now));
+            }
+            // The alarm is one for both timers: after the first of them it is set to the other.
+            if self.armed.is_some_and(|at| at <= now) {
+                self.arm_timer(st);
+            }
+        }
     }
 
     /// Looks out for nothing: the board has not started the hart.
@@ -74,9 +81,19 @@ impl RiscvCpu {
         (self.watched, self.deadline) = (0, u64::MAX);
     }
 
-    /// Has the hart woken when stimecmp comes due, if it is in force.
-    pub fn arm_timer(&self, st: &RiscvState) {
-        self.config.timer.arm(interrupt::timer_compare(st).then_some(st.s.stimecmp));
+    /// Has the hart woken when stimecmp comes due, if it is in force, or vstimecmp, if that comes first.
+    pub fn arm_timer(&mut self, st: &RiscvState) {
+        let supervisor = interrupt::timer_compare(st).then_some(st.s.stimecmp);
+        let mut at = supervisor;
+        if interrupt::virtual_timer_compare(st) {
+            let now = self.config.timer.time();
+            let guest = interrupt::virtual_deadline(st, now);
+            // One that has come due already was seen; never comes at the end of time.
+            let ahead = |at: &u64| *at > now && *at != u64::MAX;
+            at = [supervisor, Some(guest)].into_iter().flatten().filter(ahead).min();
+        }
+        self.armed = at;
+        self.config.timer.arm(at);
     }
 }
 

@@ -6,14 +6,15 @@ use rhea_engine::{Access, Guest, GuestLayout, Helper, Leave, Next, Translation, 
 use rhea_ir::{Builder, Slot};
 use rhea_riscv_state::CpuModel;
 use rhea_riscv_state::RiscvState;
-use rhea_riscv_state::state::{HartConfig, NO_RESERVATION, mmu};
+use rhea_riscv_state::extension::Extension;
+use rhea_riscv_state::state::{HartConfig, NO_RESERVATION, mmu, mode};
 use rhea_riscv_system::exception::Cause;
 use rhea_riscv_system::paging::{self, AccessKind};
 use rhea_riscv_system::{Exception, interrupt, privileged, trap};
 
 use crate::cpu::{Bus, RiscvCpu};
 use crate::unit::{self, NeedMoreBytes};
-use crate::{Features, decode16, decode32, features, float, reasons, slots};
+use crate::{Features, decode16, decode32, features, float, reasons, slots, transformed};
 
 /// Bytes of code looked at for one unit.
 const WINDOW: usize = 256;
@@ -52,8 +53,9 @@ impl RiscvGuest {
     pub fn new(name: &'static str, model: &CpuModel) -> Self {
         let config = model.reset_state(0, 0).config;
         let longest_insn = unit::MAX_LENGTH as u32;
+        let mmu_indices = if config.has(Extension::H) { mmu::COUNT_VIRTUAL } else { mmu::COUNT };
         RiscvGuest {
-            layout: GuestLayout { name, pc: slots::PC, hot: &HOT, longest_insn, mmu_indices: mmu::COUNT },
+            layout: GuestLayout { name, pc: slots::PC, hot: &HOT, longest_insn, mmu_indices },
             config,
             features: features::of(&config),
         }
@@ -72,10 +74,29 @@ impl RiscvGuest {
         cpu.watch(st);
     }
 
-    fn raise(cx: &mut VcpuContext, exception: Exception) {
+    fn raise(&self, cx: &mut VcpuContext, mut exception: Exception) {
+        if exception.guest_virtual && exception.instruction == 0 && exception.cause.is_data_access() {
+            exception.instruction = self.transformed(cx, exception.value);
+        }
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         st.pc &= !1;
         trap::raise(st, &mut Bus { env, cpu }, exception);
+    }
+
+    /// What is told of the load or store at hand, which was fetched before: if its bytes are out of reach, nothing is.
+    fn transformed(&self, cx: &mut VcpuContext, address: u64) -> u64 {
+        let st = cx.state::<RiscvState>();
+        let (pc, index) = (st.pc & !1, st.fetch_index());
+        let mut code = [0u8; unit::MAX_LENGTH];
+        let Ok(n) = cx.fetch_bytes(pc, index, &mut code) else { return 0 };
+        if n < unit::MAX_LENGTH && unit::fetch(&code[..n]).is_none() {
+            let next = pc.wrapping_add(n as u64) & self.config.mask();
+            if cx.fetch_bytes(next, index, &mut code[n..]).is_err() {
+                return 0;
+            }
+        }
+        let Some((bits, _)) = unit::fetch(&code) else { return 0 };
+        transformed::transformed(cx.state::<RiscvState>(), &self.features, bits, address)
     }
 
     /// Carries out what ended a unit; an error is an exception at the instruction at hand.
@@ -94,7 +115,8 @@ impl RiscvGuest {
             reasons::ECALL => return Err(privileged::ecall(st)),
             reasons::EBREAK => return Err(privileged::ebreak(st)),
             reasons::MISALIGNED_TARGET => {
-                return Err(Exception::at(Cause::InstructionMisaligned, st.scratch[0]));
+                let fault = Exception::at(Cause::InstructionMisaligned, st.scratch[0]);
+                return Err(fault.of_guest(st.is_virtual()));
             }
             reasons::WFI => {
                 privileged::wfi(st, WFI)?;
@@ -144,6 +166,9 @@ impl RiscvGuest {
     }
 }
 
+/// Virtual supervisor mode in the mode word.
+const VIRTUAL_SUPERVISOR: u64 = mode::VIRTUAL | 1;
+
 /// The privileged instructions' own bits.
 const MRET: u32 = 0x3020_0073;
 const SRET: u32 = 0x1020_0073;
@@ -177,9 +202,11 @@ impl Guest for RiscvGuest {
     }
 
     fn fetch_index(&self, word: u64) -> u8 {
-        match word & rhea_riscv_state::state::mode::PRIVILEGE {
+        match word & (mode::PRIVILEGE | mode::VIRTUAL) {
             0 => mmu::USER,
             1 => mmu::SUPERVISOR,
+            mode::VIRTUAL => mmu::VIRTUAL_USER,
+            VIRTUAL_SUPERVISOR => mmu::VIRTUAL_SUPERVISOR,
             _ => mmu::MACHINE,
         }
     }
@@ -207,7 +234,9 @@ impl Guest for RiscvGuest {
         builder.start(pc);
         unit::translate(hart, builder, &code[..n + more], pc, (word, vtype), 1).map_err(|NeedMoreBytes| {
             // Device memory gives no more: nothing can be executed there.
-            cx.data::<RiscvCpu>().pending = Some(Exception::at(Cause::InstructionAccess, next));
+            let guest = word & mode::VIRTUAL != 0;
+            let fault = Exception::at(Cause::InstructionAccess, next).of_guest(guest);
+            cx.data::<RiscvCpu>().pending = Some(fault);
             Leave(reasons::EXCEPTION)
         })
     }
@@ -227,9 +256,10 @@ impl Guest for RiscvGuest {
         };
         let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
         let mut bus = Bus { env, cpu };
-        let walk = paging::translate(st, &mut bus, vaddr, len.into(), paging::Access::new(kind, mmu_index));
+        let access = paging::Access::new(st, kind, mmu_index);
+        let walk = paging::translate(st, &mut bus, vaddr, len.into(), access);
         let walk =
-            walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access_fault(kind, vaddr)) });
+            walk.and_then(|t| if bus.answers(t.phys) { Ok(t) } else { Err(access.access_fault(vaddr)) });
         match walk {
             Ok(t) => Ok(Translation {
                 phys: t.phys,
@@ -246,15 +276,16 @@ impl Guest for RiscvGuest {
         }
     }
 
-    fn unaligned(&self, cx: &mut VcpuContext, vaddr: u64, access: Access, _: u8) -> Leave {
+    fn unaligned(&self, cx: &mut VcpuContext, vaddr: u64, access: Access, mmu_index: u8) -> Leave {
         let cause = if access == Access::Read { Cause::LoadMisaligned } else { Cause::StoreMisaligned };
-        cx.data::<RiscvCpu>().pending = Some(Exception::at(cause, vaddr));
+        let guest = mmu_index >= mmu::VIRTUAL_USER;
+        cx.data::<RiscvCpu>().pending = Some(Exception::at(cause, vaddr).of_guest(guest));
         Leave(reasons::EXCEPTION)
     }
 
     fn handle_leave(&self, cx: &mut VcpuContext, reason: u32) -> Next {
         if let Err(exception) = Self::act(cx, reason) {
-            Self::raise(cx, exception);
+            self.raise(cx, exception);
         }
         Self::go_on(cx)
     }
@@ -300,21 +331,27 @@ impl Guest for RiscvGuest {
     }
 }
 
-fn access_fault(kind: AccessKind, vaddr: u64) -> Exception {
-    let cause = match kind {
-        AccessKind::Read => Cause::LoadAccess,
-        AccessKind::Write => Cause::StoreAccess,
-        AccessKind::Execute => Cause::InstructionAccess,
-    };
-    Exception::at(cause, vaddr)
-}
-
 /// The registers as text.
 fn dump(st: &RiscvState) -> String {
     let digits = st.config.xlen as usize / 4;
     let mask = st.config.mask();
     let mut text = format!(" pc       {:0digits$x}\n", st.pc & !1);
-    for (name, value) in [
+    let virtual_registers: &[(&str, u64)] = &[
+        ("hstatus", st.h.hstatus),
+        ("hideleg", st.h.hideleg),
+        ("hedeleg", st.h.hedeleg),
+        ("htval", st.h.htval),
+        ("htinst", st.h.htinst),
+        ("hgatp", st.h.hgatp),
+        ("vsstatus", st.vs.vsstatus),
+        ("vstvec", st.vs.vstvec),
+        ("vsepc", st.vs.vsepc),
+        ("vscause", st.vs.vscause),
+        ("vstval", st.vs.vstval),
+        ("vsatp", st.vs.vsatp),
+    ];
+    let virtual_registers = if st.has(Extension::H) { virtual_registers } else { &[] };
+    let registers = [
         ("mhartid", st.config.hart_id),
         ("mstatus", st.m.mstatus),
         ("mip", st.m.mip),
@@ -332,11 +369,12 @@ fn dump(st: &RiscvState) -> String {
         ("mscratch", st.m.mscratch),
         ("sscratch", st.s.sscratch),
         ("satp", st.s.satp),
-    ] {
+    ];
+    for (name, value) in registers.iter().chain(virtual_registers) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, " {name:<8} {:0digits$x}", value & mask);
     }
-    let _ = writeln!(text, " mode     {:?}", st.privilege());
+    let _ = writeln!(text, " mode     {:?}{}", st.privilege(), if st.is_virtual() { " (V)" } else { "" });
     for (i, value) in st.x.iter().enumerate() {
         let name = format!("x{i}/{}", crate::Xreg::NAMES.get(i).copied().unwrap_or_default());
         let end = if i % 4 == 3 { "\n" } else { "" };

@@ -71,6 +71,11 @@ pub const BLOCK_CLEAN: u64 = 1;
 /// CBO.ZERO.
 pub const BLOCK_ZERO: u64 = 2;
 
+/// Of `HYPERVISOR_LOAD`: the value is sign-extended.
+pub const LOAD_SIGNED: u64 = 1 << 4;
+/// Of `HYPERVISOR_LOAD`: HLVX.
+pub const LOAD_EXECUTABLE: u64 = 1 << 5;
+
 macro_rules! helpers {
     ($( $(#[doc = $doc:expr])* $id:ident = $module:ident :: $function:ident ( $($param:ident),* ) -> $result:ident, $effects:ident; )*) => {
         #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "numbers only")]
@@ -106,6 +111,13 @@ helpers! {
     SFENCE = runtime::sfence(I64, I64, I64) -> Void, CHECKS;
     /// SFENCE.W.INVAL and SFENCE.INVAL.IR (instruction).
     SFENCE_INVAL = runtime::sfence_inval(I64) -> Void, CHECKS;
+    /// HFENCE.VVMA, HFENCE.GVMA and HINVAL (address, ASID or VMID, has address | has ASID << 1 | GVMA << 2 |
+    /// instruction << 32).
+    HFENCE = runtime::hfence(I64, I64, I64) -> Void, CHECKS;
+    /// HLV and HLVX (address, bytes | `LOAD_SIGNED` | `LOAD_EXECUTABLE` | instruction << 32, rd); writes rd.
+    HYPERVISOR_LOAD = runtime::hypervisor_load(I64, I64, I64) -> Void, REGISTERS;
+    /// HSV (address, value, bytes | instruction << 32).
+    HYPERVISOR_STORE = runtime::hypervisor_store(I64, I64, I64) -> Void, CHECKS;
     /// A cache-block instruction (address, operation | instruction << 32).
     CACHE_BLOCK = runtime::cache_block(I64, I64) -> Void, CHECKS;
     /// A store-side misaligned exception unless address & mask is zero.

@@ -28,6 +28,7 @@ mod processor;
 mod reasons;
 mod runtime;
 mod slots;
+mod transformed;
 mod translator;
 mod unit;
 pub mod vector;

@@ -3,9 +3,10 @@
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::csr as number;
+use rhea_riscv_state::state::mmu;
 use rhea_riscv_system::csr::{self, Operation, Request};
 use rhea_riscv_system::exception::Cause;
-use rhea_riscv_system::privileged::{self, CacheBlock};
+use rhea_riscv_system::privileged::{self, CacheBlock, HypervisorFence};
 use rhea_riscv_system::{Exception, interrupt};
 
 use crate::cpu::{Bus, RiscvCpu};
@@ -75,7 +76,7 @@ pub extern "C" fn csr(cx: &mut VcpuContext, operand: u64, packed: u64, rd: u64, 
     }
     let interrupted = effects.interrupts && {
         bus.cpu.watch(st);
-        interrupt::deliverable(st, &mut bus).is_some()
+        interrupt::is_due(st, &mut bus)
     };
     if interrupted || effects.flush.is_some() || st.mode != mode {
         st.pc = st.pc.wrapping_add(4) & st.config.mask();
@@ -93,6 +94,59 @@ pub extern "C" fn sfence(cx: &mut VcpuContext, vaddr: u64, asid: u64, packed: u6
     match fence(st, vaddr, asid, bits) {
         Ok(scope) => Bus { env, cpu }.flush(scope),
         Err(exception) => raise(cx, exception),
+    }
+    0
+}
+
+pub extern "C" fn hfence(cx: &mut VcpuContext, vaddr: u64, asid: u64, packed: u64, _: u64) -> u64 {
+    let (st, cpu, env) = cx.parts::<RiscvState, RiscvCpu>();
+    let vaddr = (packed & 1 != 0).then_some(vaddr);
+    let asid = (packed & 2 != 0).then_some(asid);
+    let which = if packed & 4 != 0 { HypervisorFence::Physical } else { HypervisorFence::Virtual };
+    match privileged::hfence(st, which, vaddr, asid, (packed >> 32) as u32) {
+        Ok(scope) => Bus { env, cpu }.flush(scope),
+        Err(exception) => raise(cx, exception),
+    }
+    0
+}
+
+pub extern "C" fn hypervisor_load(cx: &mut VcpuContext, address: u64, packed: u64, rd: u64, _: u64) -> u64 {
+    let st = cx.state::<RiscvState>();
+    if let Err(exception) = privileged::hypervisor_access(st, (packed >> 32) as u32) {
+        raise(cx, exception);
+        return 0;
+    }
+    let executable = packed & helpers::LOAD_EXECUTABLE != 0;
+    let index = if executable { mmu::HYPERVISOR_EXECUTE } else { st.hypervisor_index() };
+    let size = (packed & 15) as u32;
+    match cx.load(address, size, index) {
+        Ok(value) => {
+            let unused = 64 - 8 * size;
+            let signed = packed & helpers::LOAD_SIGNED != 0;
+            let value = value << unused;
+            let value = if signed { (value as i64 >> unused) as u64 } else { value >> unused };
+            cx.state::<RiscvState>().set_x(rd as usize, value);
+        }
+        Err(Leave(reason)) => cx.leave(reason),
+    }
+    0
+}
+
+pub extern "C" fn hypervisor_store(
+    cx: &mut VcpuContext,
+    address: u64,
+    value: u64,
+    packed: u64,
+    _: u64,
+) -> u64 {
+    let st = cx.state::<RiscvState>();
+    if let Err(exception) = privileged::hypervisor_access(st, (packed >> 32) as u32) {
+        raise(cx, exception);
+        return 0;
+    }
+    let index = st.hypervisor_index();
+    if let Err(Leave(reason)) = cx.store(address, (packed & 15) as u32, value, index) {
+        cx.leave(reason);
     }
     0
 }
@@ -149,14 +203,19 @@ pub extern "C" fn check_store_alignment(
     _: u64,
 ) -> u64 {
     if address & mask != 0 {
-        raise(cx, Exception::at(Cause::StoreMisaligned, address));
+        misaligned_store(cx, address);
     }
     0
 }
 
+fn misaligned_store(cx: &mut VcpuContext, address: u64) {
+    let guest = data_index(cx) >= mmu::VIRTUAL_USER;
+    raise(cx, Exception::at(Cause::StoreMisaligned, address).of_guest(guest));
+}
+
 pub extern "C" fn amocas_q(cx: &mut VcpuContext, address: u64, registers: u64, _: u64, _: u64) -> u64 {
     if address & 15 != 0 {
-        raise(cx, Exception::at(Cause::StoreMisaligned, address));
+        misaligned_store(cx, address);
         return 0;
     }
     let (rd, rs2) = ((registers & 31) as usize, (registers >> 8 & 31) as usize);

@@ -30,6 +30,9 @@ pub const MODE: Slot = Slot::new(offset_of!(RiscvState, mode), Type::I64);
 /// mstatus.
 pub const MSTATUS: Slot = Slot::new(offset_of!(RiscvState, m.mstatus), Type::I64);
 
+/// vsstatus.
+pub const VSSTATUS: Slot = Slot::new(offset_of!(RiscvState, vs.vsstatus), Type::I64);
+
 /// Scratch word `index` (0..=7).
 pub const fn scratch(index: usize) -> Slot {
     Slot::new(offset_of!(RiscvState, scratch) + 8 * index, Type::I64)

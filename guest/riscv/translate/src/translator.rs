@@ -1,6 +1,6 @@
 //! The state of a translation in progress: what every instruction's function works on.
 
-use rhea_ir::{Builder, Cond, Exit, MemFlags, Op, Target, Type, Val};
+use rhea_ir::{Builder, Cond, Exit, MemFlags, Op, Slot, Target, Type, Val};
 use rhea_riscv_state::extension::Extension;
 use rhea_riscv_state::state::{HartConfig, mode};
 
@@ -117,6 +117,22 @@ impl<'a> UnitTranslator<'a> {
     pub fn helper(&mut self, id: u32, args: &[Val]) -> Val {
         let info = helpers::info(id);
         self.b.call(id, info, args)
+    }
+
+    /// Marks units as changed: `fields` of the status registers, `bits` of the mode word.
+    pub(crate) fn mark_dirty(&mut self, fields: u64, bits: u64) {
+        let registers: &[Slot] = if self.mode & mode::VIRTUAL != 0 {
+            &[slots::MSTATUS, slots::VSSTATUS]
+        } else {
+            &[slots::MSTATUS]
+        };
+        for register in registers {
+            let status = self.b.get(*register);
+            let status = self.b.bin_imm(Op::Or, status, fields);
+            self.b.put(*register, status);
+        }
+        let word = self.c64(self.mode | bits);
+        self.b.put(slots::MODE, word);
     }
 
     // ---- values ----

@@ -4,6 +4,7 @@ use rhea_accel_api::VcpuGroup;
 use rhea_accel_translate::Vcpus;
 use rhea_accel_translate::riscv::{RiscvSettings, RiscvWiring, create};
 use rhea_chardev::{CharReceiver, CharSink, Chardev};
+use rhea_engine::EngineConfig;
 use rhea_riscv_virt::{BuildError, PowerRequest, RESET_VECTOR, VirtConfig, VirtMachine, VirtualClock, build};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -84,7 +85,12 @@ pub struct Machine {
 
 impl Machine {
     /// Builds and starts it; nothing without OpenSBI where that is wanted.
-    pub fn start(mut config: VirtConfig) -> Option<Self> {
+    pub fn start(config: VirtConfig) -> Option<Self> {
+        Self::start_with(config, EngineConfig::default())
+    }
+
+    /// The same with an engine of choice.
+    pub fn start_with(mut config: VirtConfig, engine: EngineConfig) -> Option<Self> {
         let screen = Arc::new(Screen::default());
         config.serial = Some(screen.clone());
         let clock = VirtualClock::realtime();
@@ -99,7 +105,7 @@ impl Machine {
         let settings = RiscvSettings {
             name: if config.cpu.config().xlen == 32 { "riscv32" } else { "riscv64" },
             model: Arc::new(machine.cpu.clone()),
-            engine: Default::default(),
+            engine,
             clock: Arc::new(move || time.now()),
             reset_vector: RESET_VECTOR,
         };

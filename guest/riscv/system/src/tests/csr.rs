@@ -15,6 +15,12 @@ use crate::test_bus::{BITS, TestBus, hart, read, set_privilege, units_on, write}
 const MODELS: [&str; 7] =
     ["rv64", "rv32", "max", "rva23s64", "rv64,s=off", "rv64,s=off,u=off", "rv32,f=off,pmp=off"];
 const MODES: [Privilege; 3] = [Privilege::User, Privilege::Supervisor, Privilege::Machine];
+
+/// The highest level in bits 9:8 of a number that a mode reaches: supervisor mode has the hypervisor's registers too.
+fn reach(mode: Privilege) -> u16 {
+    if mode == Privilege::Supervisor { 2 } else { mode as u16 }
+}
+
 const ILLEGAL: Exception = Exception::illegal(BITS);
 
 #[test]
@@ -27,7 +33,7 @@ fn numbers_that_are_no_registers_are_illegal_and_privilege_is_in_the_number() {
                 units_on(&mut st);
                 set_privilege(&mut st, mode);
                 let got = read(&mut st, &mut bus, number);
-                if !there.contains(&number) || (mode as u16) < number >> 8 & 3 {
+                if !there.contains(&number) || reach(mode) < number >> 8 & 3 {
                     assert_eq!(got, Err(ILLEGAL), "{model} {mode:?} {number:#x}");
                 } else if mode == Privilege::Machine && number != n::SEED {
                     assert!(got.is_ok(), "{model} {number:#x}");
@@ -83,25 +89,28 @@ fn fields_are_legal(st: &mut RiscvState, bus: &mut TestBus) -> Result<(), TestCa
         let dirty = v & mstatus::FS == mstatus::FS || v & mstatus::VS == mstatus::VS;
         prop_assert_eq!(v >> (c.xlen - 1) & 1 != 0, dirty);
     }
-    for vector in [n::MTVEC, n::STVEC] {
+    for vector in [n::MTVEC, n::STVEC, n::VSTVEC] {
         prop_assert_eq!(get(vector).unwrap_or(0) & 2, 0);
     }
-    for pc in [n::MEPC, n::SEPC] {
+    for pc in [n::MEPC, n::SEPC, n::VSEPC] {
         let low = if c.has_compressed() { 1 } else { 3 };
         prop_assert_eq!(get(pc).unwrap_or(0) & low, 0);
     }
-    if let Some(v) = get(n::SATP) {
+    for v in [n::SATP, n::VSATP, n::HGATP].into_iter().filter_map(&mut get) {
         let mode = if c.xlen == 32 { (v >> 31) as u32 } else { (v >> 60) as u32 };
         prop_assert!(mode == satp::BARE || mode <= c.satp_max && (mode == satp::SV32 || mode >= satp::SV39));
     }
-    for envcfg in [n::MENVCFG, n::SENVCFG] {
+    for envcfg in [n::MENVCFG, n::SENVCFG, n::HENVCFG] {
         prop_assert_ne!(get(envcfg).unwrap_or(0) >> 4 & 3, 2);
     }
     let supervisor = if c.has(X::Sscofpmf) { 0x2222 } else { 0x222 };
-    prop_assert_eq!(get(n::MIDELEG).unwrap_or(0) & !supervisor, 0);
-    prop_assert_eq!(get(n::MEDELEG).unwrap_or(0) & (1 << 11 | 1 << 10 | 1 << 14), 0);
-    prop_assert_eq!(get(n::MIE).unwrap_or(0) & !(supervisor | 0x888), 0);
+    let hypervisor = if c.has(X::H) { 0x1444 } else { 0 };
     let delegated = get(n::MIDELEG).unwrap_or(0);
+    prop_assert_eq!(delegated & !supervisor, hypervisor);
+    let guest = if c.has(X::H) { 0 } else { 0xf << 20 | 1 << 10 };
+    prop_assert_eq!(get(n::MEDELEG).unwrap_or(0) & (1 << 11 | 1 << 14 | guest), 0);
+    prop_assert_eq!(get(n::MIE).unwrap_or(0) & !(supervisor | hypervisor | 0x888), 0);
+    let delegated = delegated & supervisor;
     prop_assert_eq!(get(n::SIE).unwrap_or(0) & !delegated, 0);
     prop_assert_eq!(get(n::SIP).unwrap_or(0) & !delegated, 0);
     for number in n::MHPMEVENT3..n::MHPMEVENT3 + 29 {
@@ -113,6 +122,11 @@ fn fields_are_legal(st: &mut RiscvState, bus: &mut TestBus) -> Result<(), TestCa
             prop_assert!(byte & 0x60 == 0 && byte & 3 != 2);
         }
     }
+    let handed_on = get(n::HIDELEG).unwrap_or(0);
+    prop_assert_eq!(handed_on & !0x444, 0);
+    prop_assert_eq!((get(n::VSIE).unwrap_or(0) | get(n::VSIP).unwrap_or(0)) & !(handed_on >> 1), 0);
+    prop_assert_eq!(get(n::HEDELEG).unwrap_or(0) & !0xb1ff, 0);
+    prop_assert_eq!(get(n::HGATP).unwrap_or(0) & 3, 0);
     prop_assert!(get(n::FCSR).unwrap_or(0) < 256 && get(n::VSTART).unwrap_or(0) < u64::from(c.vlen));
     Ok(())
 }
@@ -126,12 +140,15 @@ proptest! {
         model in 0usize..MODELS.len(),
         writes in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0u8..3, any::<bool>()), 1..80),
         mode in 0usize..3,
+        virtualized: bool,
     ) {
         let (mut st, mut bus) = hart(MODELS[model]);
         let there: Vec<u16> = csr::list(&st.config).map(|(_, number)| number).collect();
         for (i, (pick, operand, operation, lower)) in writes.into_iter().enumerate() {
             let number = there[pick.index(there.len())];
             let mode = if lower { MODES[mode] } else { Privilege::Machine };
+            // In virtual modes anything may be refused in either way.
+            st.virtualization = u32::from(virtualized && mode != Privilege::Machine && st.has(X::H));
             set_privilege(&mut st, mode);
             let operation = [Operation::Write, Operation::Set, Operation::Clear][usize::from(operation)];
             let request = Request { operation, number, operand, writes: true, bits: BITS };
@@ -139,7 +156,10 @@ proptest! {
             let result = csr::execute(&mut st, &mut bus, request);
             if let Ok((old, _)) = result {
                 prop_assert_eq!(old & !st.config.mask(), 0);
-                prop_assert!((mode as u16) >= (number >> 8 & 3) && number >> 10 != 3);
+                prop_assert!(reach(mode) >= (number >> 8 & 3) && number >> 10 != 3);
+            } else if st.is_virtual() {
+                let virtual_instruction = Exception::virtual_instruction(BITS);
+                prop_assert!(result == Err(ILLEGAL) || result == Err(virtual_instruction));
             } else {
                 prop_assert_eq!(result, Err(ILLEGAL));
             }
@@ -331,9 +351,11 @@ fn the_seed_is_given_to_those_allowed_and_only_by_a_write() {
 
 #[test]
 fn misa_tells_the_letters() {
-    for (model, text) in
-        [("rv64", "abcdfimsu"), ("rv64,v=on,c=off", "abdfimsuv"), ("rv64,s=off,b=off,zba=off", "acdfimu")]
-    {
+    for (model, text) in [
+        ("rv64", "abcdfhimsu"),
+        ("rv64,v=on,c=off,h=off", "abdfimsuv"),
+        ("rv64,s=off,b=off,zba=off", "acdfimu"),
+    ] {
         let (mut st, mut bus) = hart(model);
         let misa = read(&mut st, &mut bus, n::MISA).unwrap();
         let letters: String = (0..26u8).filter(|i| misa >> i & 1 != 0).map(|i| (b'a' + i) as char).collect();

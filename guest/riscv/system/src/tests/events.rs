@@ -223,7 +223,7 @@ fn calls_and_breakpoints_carry_their_values() {
         MODES.into_iter().zip([Cause::EcallUser, Cause::EcallSupervisor, Cause::EcallMachine])
     {
         set_privilege(&mut st, mode);
-        assert_eq!(privileged::ecall(&st), Exception { cause, value: 0 });
+        assert_eq!(privileged::ecall(&st), Exception::new(cause, 0));
     }
     st.pc = 0x1234;
     assert_eq!(privileged::ebreak(&st), Exception::at(Cause::Breakpoint, 0x1234));

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::extension::Extension;
 use rhea_riscv_state::platform::Lines;
 use rhea_riscv_state::state::Privilege;
 
@@ -45,8 +46,12 @@ fn step(
             bus.memory.insert(a & 0xffff_fff8, b);
             Ok(())
         }
+        18 => {
+            privileged::hfence(st, privileged::HypervisorFence::Physical, Some(a), Some(b), BITS).map(|_| ())
+        }
         _ => {
             let access = Access::new(
+                st,
                 [AccessKind::Read, AccessKind::Write, AccessKind::Execute][index as usize % 3],
                 index,
             );
@@ -57,7 +62,7 @@ fn step(
 
 /// CSR numbers that the hart has, most of the time.
 fn numbers() -> impl Strategy<Value = u16> {
-    prop_oneof![0u16..0x1010, 0x300u16..0x3f0, 0x100u16..0x190]
+    prop_oneof![0u16..0x1010, 0x300u16..0x3f0, 0x100u16..0x190, 0x200u16..0x290, 0x600u16..0x690]
 }
 
 proptest! {
@@ -73,12 +78,14 @@ proptest! {
         let lowest = if model == 3 { Privilege::Machine } else { Privilege::User };
         for one in steps {
             if let Err(exception) = step(&mut st, &mut bus, one) {
-                prop_assert!(exception.cause != Cause::IllegalInstruction || exception.value == u64::from(BITS));
+                let bits = matches!(exception.cause, Cause::IllegalInstruction | Cause::VirtualInstruction);
+                prop_assert!(!bits || exception.value == u64::from(BITS));
                 trap::raise(&mut st, &mut bus, exception);
                 prop_assert_eq!(st.pc & 3, 0, "a handler is aligned");
             }
             interrupt::poll(&mut st, &mut bus);
             prop_assert_eq!(st.mode, st.compute_mode());
+            prop_assert!(!st.is_virtual() || st.privilege() != Privilege::Machine && st.has(Extension::H));
             prop_assert!(st.privilege() >= lowest && st.privilege_bits != 2);
             prop_assert_eq!(st.pc & !st.config.mask(), 0);
             let low = if st.config.has_compressed() { 1 } else { 3 };

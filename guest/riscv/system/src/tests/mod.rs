@@ -4,5 +4,6 @@ mod aia;
 mod csr;
 mod events;
 mod hostile;
+mod hypervisor;
 mod paging;
 mod pmp;

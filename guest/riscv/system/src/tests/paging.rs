@@ -56,7 +56,7 @@ fn walk(
     kind: AccessKind,
     index: u8,
 ) -> Result<Translation, Exception> {
-    translate(st, bus, vaddr, 1, Access::new(kind, index))
+    translate(st, bus, vaddr, 1, Access::new(st, kind, index))
 }
 
 /// What the table "Encoding of PTE R/W/X fields" and the paragraphs on U, SUM, MXR, A and D say, one case after the
@@ -265,9 +265,15 @@ fn indices_stand_for_privileges() {
         (mmu::SUPERVISOR_SUM, Privilege::Supervisor, true),
         (mmu::MACHINE, Privilege::Machine, false),
         (200, Privilege::Machine, false),
+        (mmu::VIRTUAL_USER, Privilege::User, false),
+        (mmu::VIRTUAL_SUPERVISOR, Privilege::Supervisor, false),
+        (mmu::VIRTUAL_SUPERVISOR_SUM, Privilege::Supervisor, true),
+        (mmu::HYPERVISOR_EXECUTE, Privilege::User, false),
     ] {
-        let access = Access::new(AccessKind::Read, index);
+        let access = Access::new(&hart("rv64").0, AccessKind::Read, index);
         assert_eq!((access.privilege, access.sum), (privilege, sum));
+        assert_eq!(access.is_virtual, (4..8).contains(&index));
+        assert_eq!(access.hlvx, index == mmu::HYPERVISOR_EXECUTE);
     }
 }
 
@@ -275,20 +281,22 @@ proptest! {
     /// Whatever tables, registers and addresses a guest makes: an answer, and no access outside what it mapped.
     #[test]
     fn hostile_tables_never_panic(
-        satp: u64, vaddr: u64, menvcfg: u64, status: u64, model in 0usize..3, index in 0u8..8, kind in 0usize..3,
+        satp: u64, hgatp: u64, vaddr: u64, menvcfg: u64, status: u64, model in 0usize..3, index in 0u8..8, kind in 0usize..3,
         len in 1u64..9, words in prop::collection::vec((0u64..0x400, any::<u64>()), 64),
         pmp in prop::collection::vec((any::<u8>(), any::<u64>()), 4),
     ) {
         let (mut st, mut bus) = hart(["max", "rv32", "rva23s64"][model]);
         let small = if model == 1 { satp & !0x3f_ffff } else { satp & !0xfff_ffff_ffff };
         (st.s.satp, st.m.menvcfg, st.m.mstatus) = (small, menvcfg, status);
+        (st.vs.vsatp, st.h.henvcfg, st.vs.vsstatus) = (small, menvcfg, status);
+        st.h.hgatp = if model == 1 { hgatp & !0x3f_ffff } else { hgatp & !0xfff_ffff_ffff };
         for (at, word) in words {
             bus.memory.insert(at * 4, if model == 1 { word & 0xffff_ffff } else { word & !(0x3f_ffff << 18) });
         }
         for (i, (cfg, addr)) in pmp.into_iter().enumerate() {
             (st.pmp.cfg[i], st.pmp.addr[i]) = (cfg, addr & ((1 << 54) - 1));
         }
-        if let Ok(t) = translate(&st, &mut bus, vaddr & st.config.mask(), len, Access::new(KINDS[kind], index)) {
+        if let Ok(t) = translate(&st, &mut bus, vaddr & st.config.mask(), len, Access::new(&st, KINDS[kind], index)) {
             let granted = match KINDS[kind] {
                 AccessKind::Read => t.read,
                 AccessKind::Write => t.write,

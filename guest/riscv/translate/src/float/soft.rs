@@ -25,7 +25,7 @@ pub fn execute(st: &mut RiscvState, bits: u32) {
         && soft.run(instruction)
     {
         st.fflags |= flags(soft.env.flags);
-        st.m.mstatus |= mstatus::FS;
+        st.set_unit_dirty(mstatus::FS);
         st.mode = st.compute_mode();
     }
 }

@@ -116,11 +116,7 @@ impl UnitTranslator<'_> {
         if self.mode & mode::FP_DIRTY != 0 || self.is_ended() {
             return;
         }
-        let status = self.b.get(slots::MSTATUS);
-        let status = self.b.bin_imm(Op::Or, status, mstatus::FS);
-        self.b.put(slots::MSTATUS, status);
-        let word = self.c64(self.mode | mode::FP_DIRTY);
-        self.b.put(slots::MODE, word);
+        self.mark_dirty(mstatus::FS, mode::FP_DIRTY);
         self.leave_after();
     }
 

@@ -1,6 +1,6 @@
 //! `tables/v.isa` and `tables/zvk.isa`: what mstatus says first, then the instruction itself.
 
-use rhea_ir::{Exit, Op as IrOp};
+use rhea_ir::Exit;
 use rhea_riscv_state::csr as number;
 use rhea_riscv_state::state::{mode, mstatus};
 use rhea_riscv_vector::memory::Addressing::{
@@ -17,7 +17,7 @@ use crate::{
     AccVf, AccVv, AccVx, CarryVf, CarryVi, CarryVv, CarryVx, Count, Csr, ExtractF, ExtractX, Index, MaskVf,
     MaskVi, MaskVv, MaskVx, PlainV2, PlainVi, PlainVu, PlainVv, PlainVx, R, SplatF, SplatI, SplatV, SplatX,
     TranslateV, TranslateZvk, V2, VIndexed, VIndexedStore, VLoad, VStore, VStrided, VStridedStore,
-    VWholeLoad, VWholeStore, Vf, Vi, Vsetivli, Vsetvli, Vu, Vu6, Vv, Vx, Xreg, reasons, slots,
+    VWholeLoad, VWholeStore, Vf, Vi, Vsetivli, Vsetvli, Vu, Vu6, Vv, Vx, Xreg, reasons,
 };
 
 impl UnitTranslator<'_> {
@@ -74,11 +74,7 @@ impl UnitTranslator<'_> {
         if self.mode & bits == bits {
             return true;
         }
-        let status = self.b.get(slots::MSTATUS);
-        let status = self.b.bin_imm(IrOp::Or, status, fields);
-        self.b.put(slots::MSTATUS, status);
-        let word = self.c64(self.mode | bits);
-        self.b.put(slots::MODE, word);
+        self.mark_dirty(fields, bits);
         self.b.exit(Exit::Leave { reason: reasons::RESUME, pc: Some(self.pc) });
         false
     }

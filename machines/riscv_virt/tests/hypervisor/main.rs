@@ -1,0 +1,87 @@
+//! The hypervisor extension on a bare machine: the same program prints the same on both tiers and in QEMU. Without a cross
+//! compiler (package gcc-riscv64-linux-gnu) or `qemu-system-riscv64` (package qemu-system-misc) the tests say so and end.
+
+#[path = "../boot/machine.rs"]
+#[allow(dead_code, reason = "shared with the boot tests, which use more of it")]
+mod machine;
+
+use machine::{Machine, TempFile};
+use rhea_engine::{EngineConfig, Tier};
+use rhea_riscv_state::CpuModel;
+use rhea_riscv_virt::{Firmware, PowerRequest, VirtConfig};
+use std::path::Path;
+use std::process::Command;
+
+/// Compiles a program of this folder; nothing without a compiler.
+fn compile(source: &str) -> Option<TempFile> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hypervisor");
+    let program = TempFile::new(b"");
+    let options = "-O1 -fno-toplevel-reorder -march=rv64gc -mabi=lp64d -mcmodel=medany -ffreestanding -fno-builtin \
+                   -fno-pic -no-pie -nostdlib -static -Wl,-N,--build-id=none,-Ttext=0x80000000,-e,_start";
+    let compiled = Command::new("riscv64-linux-gnu-gcc")
+        .args(options.split_whitespace())
+        .arg("-o")
+        .args([&program.0, &folder.join(source)])
+        .output();
+    let Ok(output) = compiled else {
+        eprintln!("skipped: there is no cross compiler (package gcc-riscv64-linux-gnu)");
+        return None;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(program)
+}
+
+/// What a program prints on a machine of ours.
+fn ours(program: &TempFile, cpu: &str, tier: Tier) -> String {
+    let mut config = VirtConfig::new(128 << 20);
+    config.cpu = CpuModel::parse(cpu).unwrap();
+    config.firmware = Firmware::None;
+    config.kernel = Some(program.0.clone());
+    let machine = Machine::start_with(config, EngineConfig { tier, ..EngineConfig::default() });
+    let (request, text) = machine.expect("no firmware is needed").request();
+    assert_eq!(request, PowerRequest::Shutdown, "{text}");
+    text
+}
+
+/// What it prints in QEMU; nothing if that is not installed.
+fn theirs(program: &TempFile, cpu: &str) -> Option<String> {
+    let output = Command::new("qemu-system-riscv64")
+        .args([
+            "-M", "virt", "-bios", "none", "-m", "128", "-display", "none", "-serial", "stdio", "-cpu", cpu,
+        ])
+        .arg("-kernel")
+        .arg(&program.0)
+        .output();
+    match output {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(_) => {
+            eprintln!("skipped: qemu-system-riscv64 is not installed (package qemu-system-misc)");
+            None
+        }
+    }
+}
+
+/// Fails with the first lines that differ.
+fn compare(what: &str, ours: &str, theirs: &str) {
+    let (mine, other): (Vec<_>, Vec<_>) = (ours.lines().collect(), theirs.lines().collect());
+    let differ = (0..mine.len().max(other.len())).filter(|i| mine.get(*i) != other.get(*i));
+    let lines: Vec<String> = differ
+        .take(40)
+        .map(|i| format!("{i}: ours   {:?}\n{i}: theirs {:?}", mine.get(i), other.get(i)))
+        .collect();
+    assert!(lines.is_empty(), "{what}\n{}", lines.join("\n"));
+}
+
+fn check(source: &str, cpu: &str) {
+    let Some(program) = compile(source) else { return };
+    let compiled = ours(&program, cpu, Tier::Baseline);
+    assert!(compiled.ends_with("end\n"), "{compiled}");
+    compare("the tiers", &compiled, &ours(&program, cpu, Tier::Interpreter));
+    let Some(peer) = theirs(&program, cpu) else { return };
+    compare("the peer", &compiled, &peer);
+}
+
+#[test]
+fn traps_translation_and_interrupts_of_a_guest() {
+    check("hypervisor.c", "rv64");
+}
