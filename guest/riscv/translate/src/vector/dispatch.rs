@@ -233,7 +233,7 @@ impl Emitter<'_> {
         {
             return Outcome::Illegal;
         }
-        if self.inline_transfer(t, rs1, is_load, known) {
+        if self.inline_transfer(t, rs1, is_load, known) || known && self.scattered(t, rs1, rs2, is_load) {
             return Outcome::Done;
         }
         let bits = self.b.iconst(Type::I64, t.to_bits());
@@ -288,12 +288,7 @@ impl Emitter<'_> {
         };
         let address = |e: &mut Self, i: u32| {
             let sum = e.b.lea(base, Val::NONE, 0, u64::from(i * pieces.bytes));
-            if e.config.xlen == 32 {
-                let low = e.b.zext(Type::I32, sum);
-                e.b.zext(Type::I64, low)
-            } else {
-                sum
-            }
+            e.wrapped(sum)
         };
         let mem = self.mem;
         if is_load {

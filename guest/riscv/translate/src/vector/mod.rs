@@ -4,6 +4,7 @@
 //! - `translate`: what mstatus says of an instruction, and the traits' methods.
 //! - `emit`: what a unit knows of vtype and vl, and how it comes to know it.
 //! - `dispatch`: vsetvli and its kin, loads and stores, and which instructions call a helper (`runtime`).
+//! - `scattered`: loads and stores of a few elements that do not lie one after the other.
 //! - `inline`, `masks`, `widths`, `floats`: operations on whole registers.
 
 mod call;
@@ -13,6 +14,7 @@ mod floats;
 mod inline;
 mod masks;
 pub(crate) mod runtime;
+mod scattered;
 mod table;
 #[cfg(test)]
 mod tests;
