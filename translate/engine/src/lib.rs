@@ -21,6 +21,7 @@
 pub mod code;
 pub mod context;
 pub mod dispatch;
+mod elements;
 pub mod env;
 pub mod float;
 pub mod frame;

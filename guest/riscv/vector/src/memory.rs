@@ -38,6 +38,28 @@ pub trait Memory {
         false
     }
 
+    /// Loads elements of `size` bytes one after the other for as long as nothing can go wrong: `next` tells the address of
+    /// each and the byte of the vector registers where it goes. True if `next` has no more; else the last one told has not
+    /// been loaded.
+    fn load_elements(
+        &mut self,
+        size: u32,
+        next: &mut impl FnMut(&RiscvState) -> Option<(u64, usize)>,
+    ) -> bool {
+        let _ = size;
+        next(self.state()).is_none()
+    }
+
+    /// As [`Memory::load_elements`], a store.
+    fn store_elements(
+        &mut self,
+        size: u32,
+        next: &mut impl FnMut(&RiscvState) -> Option<(u64, usize)>,
+    ) -> bool {
+        let _ = size;
+        next(self.state()).is_none()
+    }
+
     /// As [`Memory::load_run`], to byte `at` of the vector registers; false where a buffer is needed.
     fn load_registers(&mut self, address: u64, size: u32, at: usize, len: usize) -> bool {
         let _ = (address, size, at, len);
@@ -54,6 +76,41 @@ pub trait Memory {
     fn store_run(&mut self, address: u64, size: u32, bytes: &[u8]) -> bool {
         let _ = (address, size, bytes);
         false
+    }
+}
+
+/// Which element is next.
+struct Cursor {
+    i: usize,
+    field: usize,
+    count: usize,
+    fields: usize,
+    masked: bool,
+    /// Element `i` has been told, and is done when the next is asked for.
+    told: bool,
+}
+
+impl Cursor {
+    /// The next active element, its address and its byte of the vector registers.
+    fn next(&mut self, st: &RiscvState, places: &Places) -> Option<(u64, usize)> {
+        if std::mem::replace(&mut self.told, true) {
+            self.field += 1;
+            if self.field == self.fields {
+                (self.i, self.field) = (self.i + 1, 0);
+            }
+        }
+        if self.field == 0 && self.masked {
+            while self.i < self.count && !bit(&st.v.0, 0, self.i) {
+                self.i += 1;
+            }
+        }
+        let more = self.i < self.count;
+        more.then(|| (places.address(&st.v.0, self.i, self.field), places.register(self.i, self.field)))
+    }
+
+    /// Goes on with element `i`.
+    fn go_on(&mut self, i: usize) {
+        (self.i, self.field, self.told) = (i, 0, false);
     }
 }
 
@@ -182,6 +239,13 @@ fn plan(config: &HartConfig, vtype: u64, vl: u64, t: &Transfer, is_load: bool) -
     }
     let all = data.count() * t.fields;
     let fits = all <= 8 && t.vd + all <= 32;
+    let width = if indexed { vt.sew } else { t.width };
+    debug_assert!(vl <= elements(config, width, data.emul));
+    let result = Plan { width, registers: data.count(), fields: t.fields, count: vl as usize };
+    if !t.masked && !indexed {
+        // No other register takes part.
+        return if fits { Ok(result) } else { Err(Illegal) };
+    }
     let mask_is_kept = !(is_load && t.masked && t.vd == 0);
     let indices_are_kept = !(indexed && is_load)
         || if t.fields == 1 { data.may_overlap(of_width) } else { !overlaps(t.vd, all, of_width) };
@@ -192,12 +256,7 @@ fn plan(config: &HartConfig, vtype: u64, vl: u64, t: &Transfer, is_load: bool) -
         let data = data.map(|d| Registers { first: d.first + field * d.count(), ..d });
         legality::sources_agree(&[indices, mask, data])
     });
-    if !(fits && mask_is_kept && indices_are_kept && sources_agree) {
-        return Err(Illegal);
-    }
-    let width = if indexed { vt.sew } else { t.width };
-    debug_assert!(vl <= elements(config, width, data.emul));
-    Ok(Plan { width, registers: data.count(), fields: t.fields, count: vl as usize })
+    if fits && mask_is_kept && indices_are_kept && sources_agree { Ok(result) } else { Err(Illegal) }
 }
 
 fn overlaps(first: u8, count: u8, other: Registers) -> bool {
@@ -239,6 +298,15 @@ impl Places {
         1 << self.width
     }
 
+    /// Bytes of so many segments.
+    fn total(&self, count: usize) -> usize {
+        (count * self.fields) << self.width
+    }
+
+    fn cursor(&self, t: &Transfer, start: usize, count: usize) -> Cursor {
+        Cursor { i: start, field: 0, count, fields: self.fields, masked: t.masked, told: false }
+    }
+
     fn address(&self, v: &File, i: usize, field: usize) -> u64 {
         let offset = match self.indices {
             None => self.stride.wrapping_mul(i as u64),
@@ -255,6 +323,8 @@ impl Places {
 /// Most bytes that one run moves. Runs do not cross pages.
 const RUN: usize = 256;
 const PAGE: u64 = 4096;
+/// Fewer bytes are moved by elements: a run has its own cost.
+const LONG: usize = 64;
 
 /// Segments from element `i` on that lie one after the other within a page.
 fn run_length(places: &Places, first: u64, i: usize, count: usize) -> usize {
@@ -383,44 +453,37 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
     }
     let (plan, start) = begin(m.state(), &t, true)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let mut contiguous = is_contiguous(&t);
-    let mut i = start;
-    while i < plan.count {
-        if contiguous {
-            match load_segments(m, &t, &places, i, plan.count) {
+    let mut contiguous = is_contiguous(&t) && places.total(plan.count - start) >= LONG;
+    let mut cursor = places.cursor(&t, start, plan.count);
+    loop {
+        while contiguous && cursor.field == 0 && cursor.i < plan.count {
+            match load_segments(m, &t, &places, cursor.i, plan.count) {
                 // The next one crosses pages.
-                Some(0) => {}
-                Some(n) => {
-                    i += n;
-                    continue;
-                }
+                Some(0) => break,
+                Some(n) => cursor.go_on(cursor.i + n),
                 None => contiguous = false,
             }
         }
-        if t.masked && !bit(&m.state().v.0, 0, i) {
-            i += 1;
-            continue;
+        if m.load_elements(places.size(), &mut |st| cursor.next(st, &places)) {
+            return Ok(());
         }
-        for field in 0..places.fields {
-            let address = places.address(&m.state().v.0, i, field);
-            let cuts = t.addressing == Addressing::FaultOnlyFirst && i != 0;
-            if cuts && !m.can_load(address, places.size()) {
-                m.state().vl = i as u64;
-                return Ok(());
+        let (i, field) = (cursor.i, cursor.field);
+        let address = places.address(&m.state().v.0, i, field);
+        let cuts = t.addressing == Addressing::FaultOnlyFirst && i != 0;
+        if cuts && !m.can_load(address, places.size()) {
+            m.state().vl = i as u64;
+            return Ok(());
+        }
+        let value = match m.load(address, places.size()) {
+            Ok(value) => value,
+            Err(fault) => {
+                m.state().vstart = i as u64;
+                return Err(Stop::Fault(fault));
             }
-            let value = match m.load(address, places.size()) {
-                Ok(value) => value,
-                Err(fault) => {
-                    m.state().vstart = i as u64;
-                    return Err(Stop::Fault(fault));
-                }
-            };
-            let at = places.register(i, field);
-            by_sew!(places.width, E => E::store(&mut m.state().v.0, at, value));
-        }
-        i += 1;
+        };
+        let at = places.register(i, field);
+        by_sew!(places.width, E => E::store(&mut m.state().v.0, at, value));
     }
-    Ok(())
 }
 
 /// Does a store. `base` is rs1, `stride` rs2 of strided ones.
@@ -446,33 +509,26 @@ pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Resul
     }
     let (plan, start) = begin(m.state(), &t, false)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let mut contiguous = is_contiguous(&t) && !t.masked;
-    let mut i = start;
-    while i < plan.count {
-        if contiguous {
-            match store_segments(m, &places, i, plan.count) {
-                Some(0) => {}
-                Some(n) => {
-                    i += n;
-                    continue;
-                }
+    let mut contiguous = is_contiguous(&t) && !t.masked && places.total(plan.count - start) >= LONG;
+    let mut cursor = places.cursor(&t, start, plan.count);
+    loop {
+        while contiguous && cursor.field == 0 && cursor.i < plan.count {
+            match store_segments(m, &places, cursor.i, plan.count) {
+                Some(0) => break,
+                Some(n) => cursor.go_on(cursor.i + n),
                 None => contiguous = false,
             }
         }
-        if t.masked && !bit(&m.state().v.0, 0, i) {
-            i += 1;
-            continue;
+        if m.store_elements(places.size(), &mut |st| cursor.next(st, &places)) {
+            return Ok(());
         }
-        for field in 0..places.fields {
-            let address = places.address(&m.state().v.0, i, field);
-            let at = places.register(i, field);
-            let value = by_sew!(places.width, E => E::load(&m.state().v.0, at));
-            if let Err(fault) = m.store(address, places.size(), value) {
-                m.state().vstart = i as u64;
-                return Err(Stop::Fault(fault));
-            }
+        let (i, field) = (cursor.i, cursor.field);
+        let address = places.address(&m.state().v.0, i, field);
+        let at = places.register(i, field);
+        let value = by_sew!(places.width, E => E::load(&m.state().v.0, at));
+        if let Err(fault) = m.store(address, places.size(), value) {
+            m.state().vstart = i as u64;
+            return Err(Stop::Fault(fault));
         }
-        i += 1;
     }
-    Ok(())
 }

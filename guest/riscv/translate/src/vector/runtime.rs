@@ -50,6 +50,22 @@ impl Memory for GuestMemory<'_> {
         [address, last].iter().all(|a| self.cx.page(*a, Access::Read, self.index).is_ok())
     }
 
+    fn load_elements(
+        &mut self,
+        size: u32,
+        next: &mut impl FnMut(&RiscvState) -> Option<(u64, usize)>,
+    ) -> bool {
+        self.cx.load_elements(size, self.index, |st: &RiscvState| next(st).map(in_state))
+    }
+
+    fn store_elements(
+        &mut self,
+        size: u32,
+        next: &mut impl FnMut(&RiscvState) -> Option<(u64, usize)>,
+    ) -> bool {
+        self.cx.store_elements(size, self.index, |st: &RiscvState| next(st).map(in_state))
+    }
+
     fn load_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
         self.cx.load_to_state(address, len, offset_of!(RiscvState, v) + at, self.index)
     }
@@ -65,6 +81,11 @@ impl Memory for GuestMemory<'_> {
     fn store_run(&mut self, address: u64, _: u32, bytes: &[u8]) -> bool {
         self.is_ram(address, Access::Write) && self.cx.store_bytes(address, bytes, self.index).is_ok()
     }
+}
+
+/// An address, and a byte of the vector registers as one of the state.
+fn in_state((address, at): (u64, usize)) -> (u64, usize) {
+    (address, offset_of!(RiscvState, v) + at)
 }
 
 fn stop(cx: &mut VcpuContext, stop: Stop<Leave>) {
