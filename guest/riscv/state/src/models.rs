@@ -114,6 +114,11 @@ const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
     X::Zvksh,
     X::Zvkt,
     X::Sha,
+    X::Smmpm,
+    X::Smnpm,
+    X::Ssnpm,
+    X::Sspm,
+    X::Supm,
     X::Smstateen,
     X::Ssstateen,
     X::Sscofpmf,
@@ -177,10 +182,8 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::Shvstvecd,
 ]));
 
-/// What Ssstateen is the supervisor's view of.
-const RVA23_MACHINE: ExtensionSet = ExtensionSet::of(&[X::Smstateen]);
-
-const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Supm, X::Ssnpm]);
+/// What Ssstateen is the supervisor's view of, and pointer masking for supervisor mode.
+const RVA23_MACHINE: ExtensionSet = ExtensionSet::of(&[X::Smnpm, X::Smstateen]);
 
 /// All models; the first is the default of 64-bit machines.
 pub(crate) const MODELS: &[ModelDefinition] = &[
@@ -212,9 +215,15 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
         name: "max",
         summary: "32-bit hart with every implemented extension",
         xlen: 32,
-        extensions: MAX
-            .union(ExtensionSet::of(&[X::Zcf]))
-            .without(ExtensionSet::of(&[X::Svnapot, X::Svpbmt])),
+        extensions: MAX.union(ExtensionSet::of(&[X::Zcf])).without(ExtensionSet::of(&[
+            X::Svnapot,
+            X::Svpbmt,
+            X::Smmpm,
+            X::Smnpm,
+            X::Ssnpm,
+            X::Sspm,
+            X::Supm,
+        ])),
         satp: satp::SV32,
         profile: ExtensionSet::of(&[]),
     },
@@ -228,9 +237,9 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
     },
     ModelDefinition {
         name: "rva23s64",
-        summary: "the RVA23S64 profile, as far as it is implemented",
+        summary: "the RVA23S64 profile",
         xlen: 64,
-        extensions: RVA23_PROFILE.union(RVA23_MACHINE).without(RVA23_MISSING),
+        extensions: RVA23_PROFILE.union(RVA23_MACHINE),
         satp: satp::SV39,
         profile: RVA23_PROFILE,
     },

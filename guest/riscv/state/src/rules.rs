@@ -73,6 +73,12 @@ pub(crate) const NEEDS: &[(Extension, Extension)] = &[
     (X::Svnapot, X::S),
     (X::Svpbmt, X::S),
     (X::Svvptc, X::S),
+    (X::Smmpm, X::Zicsr),
+    (X::Smnpm, X::U),
+    (X::Ssnpm, X::S),
+    (X::Supm, X::Ssnpm),
+    (X::Sspm, X::S),
+    (X::Sspm, X::Smnpm),
     (X::H, X::S),
     (X::Shcounterenw, X::H),
     (X::Shgatpa, X::H),
@@ -130,6 +136,8 @@ pub(crate) const BRINGS: &[(Extension, &[Extension])] = &[
     (X::Smstateen, &[X::Ssstateen]),
     (X::H, HYPERVISOR),
     (X::Sha, AUGMENTED),
+    (X::Supm, &[X::Ssnpm]),
+    (X::Sspm, &[X::Smnpm]),
 ];
 
 /// Groups that stand for exactly their members: one that lacks a member is not there, one that has all is.

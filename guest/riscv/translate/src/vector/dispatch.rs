@@ -6,6 +6,7 @@ use rhea_riscv_vector::memory::{self, Addressing, Transfer};
 use rhea_riscv_vector::{Operation, Shape, Vtype, is_legal};
 use std::mem::offset_of;
 
+use crate::translator::masked;
 use crate::vector::call::{Destination, Source, VectorCall};
 use crate::vector::emit::{Emitter, Length, Pieces, VL, VSTART, VTYPE};
 
@@ -292,7 +293,7 @@ impl Emitter<'_> {
                 let low = e.b.zext(Type::I32, sum);
                 e.b.zext(Type::I64, low)
             } else {
-                sum
+                masked(e.b, e.masking, sum)
             }
         };
         let mem = self.mem;
