@@ -11,7 +11,7 @@ use crate::csr::{Effects, NOTHING};
 use crate::csr_user::{with_high, with_low};
 use crate::interrupt::{self, STCE, bit};
 use crate::paging::{ADUE, PBMTE, mode_of};
-use crate::pmp;
+use crate::pmp::{self, seccfg};
 
 type Bus<'a> = &'a mut dyn SystemBus;
 
@@ -308,12 +308,14 @@ fn set_menvcfg(st: &mut RiscvState, new: u64) -> Effects {
 
 pub(crate) fn legal_mseccfg(st: &RiscvState) -> u64 {
     let seed = |x: Extension, bit: u64| if st.has(X::Zkr) && st.has(x) { bit } else { 0 };
-    seed(X::S, SSEED) | seed(X::U, USEED) | legal_masking(st, X::Smmpm)
+    let protection = if st.has(X::Smepmp) { seccfg::MML | seccfg::MMWP | seccfg::RLB } else { 0 };
+    seed(X::S, SSEED) | seed(X::U, USEED) | legal_masking(st, X::Smmpm) | protection
 }
 
 pub(crate) fn write_mseccfg(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
-    st.m.mseccfg = masking(st.m.mseccfg, with_low(st, st.m.mseccfg, value));
-    NOTHING
+    let new = masking(st.m.mseccfg, with_low(st, st.m.mseccfg, value));
+    st.m.mseccfg = pmp::written_security(st, new);
+    FLUSH
 }
 
 /// The bits of mstateen0; the others have SE alone, which their write sees to.

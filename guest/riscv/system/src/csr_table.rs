@@ -43,7 +43,7 @@ fn zkr(c: &HartConfig, _: u16) -> bool {
 }
 /// Extensions that have a part of mseccfg.
 fn security(c: &HartConfig, _: u16) -> bool {
-    c.has(X::Zkr) || c.has(X::Smmpm)
+    c.has(X::Zkr) || c.has(X::Smmpm) || c.has(X::Smepmp)
 }
 fn security32(c: &HartConfig, index: u16) -> bool {
     security(c, index) && c.xlen == 32
