@@ -147,3 +147,22 @@ fn advanced_interrupts() {
         check(&ours, &theirs);
     }
 }
+
+/// The names in the CPU node's list of extensions, sorted: the order is each implementation's own.
+fn extensions(tree: &Node) -> Vec<String> {
+    let cpus = tree.children.iter().find(|node| node.name == "cpus").unwrap();
+    let cpu = cpus.children.iter().find(|node| node.name.starts_with("cpu@")).unwrap();
+    let list = String::from_utf8(cpu.get("riscv,isa-extensions").unwrap().to_vec()).unwrap();
+    let mut names: Vec<_> = list.split_terminator('\0').map(String::from).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_rva23s64_profile_is_whole() {
+    let Some(theirs) = peer("qemu-system-riscv64", &["-M", "virt", "-m", "512", "-cpu", "rva23s64"]) else {
+        return;
+    };
+    let ours = ours(|config| config.cpu = CpuModel::parse("rva23s64").unwrap());
+    assert_eq!(extensions(&ours), extensions(&theirs));
+}

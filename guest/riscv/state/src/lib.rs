@@ -7,14 +7,14 @@
 //! description for GDB ([`gdb`]), and the interrupt lines that a board drives from its own threads ([`platform`]).
 //!
 //! What does not: which instructions a translator has is its own
-//! knowledge; it asks [`CpuModel::require_within`] before it takes a model. Pointer masking is known by name and
-//! refused, so `rva23s64` falls short of its profile;
-//! [`CpuModel::profile_gaps`] says by what. SXLEN and UXLEN are always MXLEN, and memory is little-endian.
+//! knowledge; it asks [`CpuModel::require_within`] before it takes a model. [`CpuModel::profile_gaps`] says by
+//! what a hart falls short of the profile that it is named for. SXLEN and UXLEN are always MXLEN, and memory is little-endian.
 
 pub mod csr;
 pub mod extension;
 pub mod gdb;
 pub mod isa;
+pub mod masking;
 pub mod model;
 mod models;
 pub mod platform;

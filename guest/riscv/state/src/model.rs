@@ -455,6 +455,13 @@ impl CpuModel {
         if let Some(one) = paged.into_iter().find(|x| asked.on.has(*x) && c.satp_max == satp::BARE) {
             return Err(ModelError::Conflict(format!("CPU extension '{}' needs paging ('mmu')", one.name())));
         }
+        let masking = [X::Smmpm, X::Smnpm, X::Ssnpm, X::Sspm, X::Supm];
+        if let Some(one) = masking.into_iter().find(|x| asked.on.has(*x) && c.xlen == 32) {
+            return Err(ModelError::Conflict(format!(
+                "CPU extension '{}' exists on 64-bit harts only",
+                one.name()
+            )));
+        }
         for one in [X::Svnapot, X::Svpbmt].into_iter().filter(|x| asked.on.has(*x)) {
             if c.xlen == 32 {
                 return Err(ModelError::Conflict(format!(

@@ -100,6 +100,9 @@ const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
     X::Zkne,
     X::Zknh,
     X::Zkr,
+    X::Zks,
+    X::Zksed,
+    X::Zksh,
     X::Zkt,
     X::Zvbb,
     X::Zvbc,
@@ -114,6 +117,12 @@ const MAX: ExtensionSet = GENERIC.union(ExtensionSet::of(&[
     X::Zvksh,
     X::Zvkt,
     X::Sha,
+    X::Smepmp,
+    X::Smmpm,
+    X::Smnpm,
+    X::Ssnpm,
+    X::Sspm,
+    X::Supm,
     X::Smstateen,
     X::Ssstateen,
     X::Sscofpmf,
@@ -177,10 +186,8 @@ const RVA23_PROFILE: ExtensionSet = RVA22.union(ExtensionSet::of(&[
     X::Shvstvecd,
 ]));
 
-/// What Ssstateen is the supervisor's view of.
-const RVA23_MACHINE: ExtensionSet = ExtensionSet::of(&[X::Smstateen]);
-
-const RVA23_MISSING: ExtensionSet = ExtensionSet::of(&[X::Supm, X::Ssnpm]);
+/// What Ssstateen is the supervisor's view of, and pointer masking for supervisor mode.
+const RVA23_MACHINE: ExtensionSet = ExtensionSet::of(&[X::Smnpm, X::Smstateen]);
 
 /// All models; the first is the default of 64-bit machines.
 pub(crate) const MODELS: &[ModelDefinition] = &[
@@ -212,9 +219,15 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
         name: "max",
         summary: "32-bit hart with every implemented extension",
         xlen: 32,
-        extensions: MAX
-            .union(ExtensionSet::of(&[X::Zcf]))
-            .without(ExtensionSet::of(&[X::Svnapot, X::Svpbmt])),
+        extensions: MAX.union(ExtensionSet::of(&[X::Zcf])).without(ExtensionSet::of(&[
+            X::Svnapot,
+            X::Svpbmt,
+            X::Smmpm,
+            X::Smnpm,
+            X::Ssnpm,
+            X::Sspm,
+            X::Supm,
+        ])),
         satp: satp::SV32,
         profile: ExtensionSet::of(&[]),
     },
@@ -228,9 +241,9 @@ pub(crate) const MODELS: &[ModelDefinition] = &[
     },
     ModelDefinition {
         name: "rva23s64",
-        summary: "the RVA23S64 profile, as far as it is implemented",
+        summary: "the RVA23S64 profile",
         xlen: 64,
-        extensions: RVA23_PROFILE.union(RVA23_MACHINE).without(RVA23_MISSING),
+        extensions: RVA23_PROFILE.union(RVA23_MACHINE),
         satp: satp::SV39,
         profile: RVA23_PROFILE,
     },

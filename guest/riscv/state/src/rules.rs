@@ -73,6 +73,13 @@ pub(crate) const NEEDS: &[(Extension, Extension)] = &[
     (X::Svnapot, X::S),
     (X::Svpbmt, X::S),
     (X::Svvptc, X::S),
+    (X::Smepmp, X::Zicsr),
+    (X::Smmpm, X::Zicsr),
+    (X::Smnpm, X::U),
+    (X::Ssnpm, X::S),
+    (X::Supm, X::Ssnpm),
+    (X::Sspm, X::S),
+    (X::Sspm, X::Smnpm),
     (X::H, X::S),
     (X::Shcounterenw, X::H),
     (X::Shgatpa, X::H),
@@ -108,6 +115,7 @@ pub(crate) const BRINGS: &[(Extension, &[Extension])] = &[
     (X::Zcd, &[X::Zca]),
     (X::Zk, &[X::Zkn, X::Zkr, X::Zkt]),
     (X::Zkn, &[X::Zbkb, X::Zbkc, X::Zbkx, X::Zkne, X::Zknd, X::Zknh]),
+    (X::Zks, &[X::Zbkb, X::Zbkc, X::Zbkx, X::Zksed, X::Zksh]),
     (X::Zvbb, &[X::Zvkb]),
     (X::Zvbc, &[X::Zve64x]),
     (X::Zvfhmin, &[X::Zve32f]),
@@ -130,6 +138,8 @@ pub(crate) const BRINGS: &[(Extension, &[Extension])] = &[
     (X::Smstateen, &[X::Ssstateen]),
     (X::H, HYPERVISOR),
     (X::Sha, AUGMENTED),
+    (X::Supm, &[X::Ssnpm]),
+    (X::Sspm, &[X::Smnpm]),
 ];
 
 /// Groups that stand for exactly their members: one that lacks a member is not there, one that has all is.
@@ -137,6 +147,7 @@ pub(crate) const GROUPS: &[(Extension, &[Extension])] = &[
     (X::A, &[X::Zaamo, X::Zalrsc]),
     (X::B, &[X::Zba, X::Zbb, X::Zbs]),
     (X::Zkn, &[X::Zbkb, X::Zbkc, X::Zbkx, X::Zkne, X::Zknd, X::Zknh]),
+    (X::Zks, &[X::Zbkb, X::Zbkc, X::Zbkx, X::Zksed, X::Zksh]),
     (X::Zk, &[X::Zkn, X::Zkr, X::Zkt]),
     (X::Zvkn, &[X::Zvkned, X::Zvknhb, X::Zvkb, X::Zvkt]),
     (X::Zvknc, &[X::Zvkned, X::Zvknhb, X::Zvkb, X::Zvkt, X::Zvbc]),

@@ -97,6 +97,8 @@ pub mod hstatus {
     pub const SPV: u64 = 1 << 7;
     pub const SPVP: u64 = 1 << 8;
     pub const HU: u64 = 1 << 9;
+    pub const HUPMM_SHIFT: u32 = 48;
+    pub const HUPMM: u64 = 3 << HUPMM_SHIFT;
     pub const VTVM: u64 = 1 << 20;
     pub const VTW: u64 = 1 << 21;
     pub const VTSR: u64 = 1 << 22;
@@ -149,6 +151,10 @@ pub mod mode {
     pub const FP_DIRTY: u64 = 1 << 11;
     /// mstatus.VS is Dirty, and so is vsstatus.VS while V=1.
     pub const VECTOR_DIRTY: u64 = 1 << 12;
+    /// Pointer masking of data accesses: PMM, and whether addresses are virtual; see [`crate::masking`].
+    pub const MASKING_SHIFT: u32 = 13;
+    pub const MASKING: u64 = 7 << MASKING_SHIFT;
+    pub(crate) const MASKING_VIRTUAL: u64 = 4;
 }
 
 /// What a hart is fixed to; see the properties of [`crate::CpuModel::parse`].
@@ -543,7 +549,8 @@ impl RiscvState {
     pub fn compute_mode(&self) -> u64 {
         let mut word = self.privilege() as u64
             | u64::from(self.data_index()) << mode::DATA_SHIFT
-            | u64::from(self.frm & 7) << mode::FRM_SHIFT;
+            | u64::from(self.frm & 7) << mode::FRM_SHIFT
+            | self.masking().to_mode();
         for (on, bit) in [
             (self.is_virtual(), mode::VIRTUAL),
             (self.unit_on(mstatus::FS), mode::FP),

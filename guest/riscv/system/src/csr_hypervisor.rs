@@ -5,6 +5,7 @@
 //! hgeip, hgeie and hstatus.VGEIN are zero. VSXL is fixed to 64 on a 64-bit hart, and guests are little-endian.
 
 use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::extension::Extension;
 use rhea_riscv_state::state::{hstatus, mstatus, satp};
 
 use crate::bus::{SystemBus, TlbScope};
@@ -23,8 +24,16 @@ pub(crate) const DELEGABLE: u64 = 0xb1ff;
 
 // ---- status ----
 
-pub(crate) fn legal_hstatus(_: &RiscvState) -> u64 {
-    hstatus::GVA | hstatus::SPV | hstatus::SPVP | hstatus::HU | hstatus::VTVM | hstatus::VTW | hstatus::VTSR
+pub(crate) fn legal_hstatus(st: &RiscvState) -> u64 {
+    let masking = if st.has(Extension::Ssnpm) { hstatus::HUPMM } else { 0 };
+    masking
+        | hstatus::GVA
+        | hstatus::SPV
+        | hstatus::SPVP
+        | hstatus::HU
+        | hstatus::VTVM
+        | hstatus::VTW
+        | hstatus::VTSR
 }
 
 pub(crate) fn read_hstatus(st: &mut RiscvState, _: Bus<'_>, _: u16) -> u64 {
@@ -32,7 +41,10 @@ pub(crate) fn read_hstatus(st: &mut RiscvState, _: Bus<'_>, _: u16) -> u64 {
 }
 
 pub(crate) fn write_hstatus(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
-    st.h.hstatus = value;
+    // The reserved value of HUPMM leaves the field as it is.
+    let reserved = value & hstatus::HUPMM == 1 << hstatus::HUPMM_SHIFT;
+    let kept = if reserved { hstatus::HUPMM } else { 0 };
+    st.h.hstatus = with_low(st, st.h.hstatus, value & !kept | st.h.hstatus & kept);
     NOTHING
 }
 

@@ -2,6 +2,7 @@
 
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::extension::{Extension, Extension as X};
+use rhea_riscv_state::masking::PMM;
 use rhea_riscv_state::state::{Privilege, mstatus, satp};
 
 use crate::bus::{SystemBus, TlbScope};
@@ -10,7 +11,7 @@ use crate::csr::{Effects, NOTHING};
 use crate::csr_user::{with_high, with_low};
 use crate::interrupt::{self, STCE, bit};
 use crate::paging::{ADUE, PBMTE, mode_of};
-use crate::pmp;
+use crate::pmp::{self, seccfg};
 
 type Bus<'a> = &'a mut dyn SystemBus;
 
@@ -236,12 +237,28 @@ pub(crate) fn legal_counteren(st: &RiscvState) -> u64 {
 
 const CBIE: u64 = 3 << 4;
 
-/// CBIE=10 is reserved: the field stays.
+/// CBIE=10 and PMM=01 are reserved: the field stays.
 pub(crate) const fn invalidation(old: u64, value: u64) -> u64 {
-    if value & CBIE == 2 << 4 { value & !CBIE | old & CBIE } else { value }
+    let value = if value & CBIE == 2 << 4 { value & !CBIE | old & CBIE } else { value };
+    masking(old, value)
+}
+
+/// PMM=01 is reserved: the field stays.
+const fn masking(old: u64, value: u64) -> u64 {
+    if value & PMM == PMM & (PMM >> 1) { value & !PMM | old & PMM } else { value }
+}
+
+/// PMM where an extension has it.
+fn legal_masking(st: &RiscvState, extension: Extension) -> u64 {
+    if st.has(extension) { PMM } else { 0 }
 }
 
 pub(crate) fn legal_senvcfg(st: &RiscvState) -> u64 {
+    legal_envcfg(st) | legal_masking(st, X::Ssnpm)
+}
+
+/// What every envcfg has.
+fn legal_envcfg(st: &RiscvState) -> u64 {
     let mut legal = 1;
     if st.has(X::Zicbom) {
         legal |= CBIE | 1 << 6;
@@ -253,7 +270,7 @@ pub(crate) fn legal_senvcfg(st: &RiscvState) -> u64 {
 }
 
 pub(crate) fn legal_menvcfg(st: &RiscvState) -> u64 {
-    let mut legal = legal_senvcfg(st);
+    let mut legal = legal_envcfg(st) | legal_masking(st, X::Smnpm);
     for (extension, bit) in [(X::Svadu, ADUE), (X::Svpbmt, PBMTE), (X::Sstc, STCE)] {
         if st.has(extension) {
             legal |= bit;
@@ -290,9 +307,15 @@ fn set_menvcfg(st: &mut RiscvState, new: u64) -> Effects {
 }
 
 pub(crate) fn legal_mseccfg(st: &RiscvState) -> u64 {
-    let supervisor = if st.has(X::S) { SSEED } else { 0 };
-    let user = if st.has(X::U) { USEED } else { 0 };
-    supervisor | user
+    let seed = |x: Extension, bit: u64| if st.has(X::Zkr) && st.has(x) { bit } else { 0 };
+    let protection = if st.has(X::Smepmp) { seccfg::MML | seccfg::MMWP | seccfg::RLB } else { 0 };
+    seed(X::S, SSEED) | seed(X::U, USEED) | legal_masking(st, X::Smmpm) | protection
+}
+
+pub(crate) fn write_mseccfg(st: &mut RiscvState, _: Bus<'_>, _: u16, value: u64) -> Effects {
+    let new = masking(st.m.mseccfg, with_low(st, st.m.mseccfg, value));
+    st.m.mseccfg = pmp::written_security(st, new);
+    FLUSH
 }
 
 /// The bits of mstateen0; the others have SE alone, which their write sees to.

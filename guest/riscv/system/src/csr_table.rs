@@ -41,8 +41,12 @@ fn vector(c: &HartConfig, _: u16) -> bool {
 fn zkr(c: &HartConfig, _: u16) -> bool {
     c.has(X::Zkr)
 }
-fn zkr32(c: &HartConfig, _: u16) -> bool {
-    c.has(X::Zkr) && c.xlen == 32
+/// Extensions that have a part of mseccfg.
+fn security(c: &HartConfig, _: u16) -> bool {
+    c.has(X::Zkr) || c.has(X::Smmpm) || c.has(X::Smepmp)
+}
+fn security32(c: &HartConfig, index: u16) -> bool {
+    security(c, index) && c.xlen == 32
 }
 fn stateen(c: &HartConfig, _: u16) -> bool {
     c.has(X::Smstateen)
@@ -357,8 +361,8 @@ pub(crate) static TABLE: &[Row] = &[
     run(n::PMPCFG0, 16, "pmpcfg#", 0, pmpcfg, free, Special(m::read_pmpcfg, m::write_pmpcfg), all),
     run(n::PMPADDR0, 64, "pmpaddr#", 0, pmpaddr, free, Special(m::read_pmpaddr, m::write_pmpaddr), pmp_address),
     run(n::MHPMEVENT3H, 29, "mhpmevent#h", 3, sscofpmf32, free, Special(|st, bus, i| u::read_event(st, bus, i) >> 32, u::write_eventh), |st| counters::legal_event(st) >> 32),
-    row(n::MSECCFG, "mseccfg", zkr, free, Plain(|st| &mut st.m.mseccfg), m::legal_mseccfg),
-    row(n::MSECCFGH, "mseccfgh", zkr32, free, Fixed(|_, _, _| 0), none),
+    row(n::MSECCFG, "mseccfg", security, free, Special(|st, _, _| st.m.mseccfg, m::write_mseccfg), m::legal_mseccfg),
+    row(n::MSECCFGH, "mseccfgh", security32, free, Fixed(|_, _, _| 0), none),
     row(n::MCYCLE, "mcycle", always, free, Special(|st, bus, _| u::read_counter(st, bus, 0), |st, bus, _, v| u::write_counter(st, bus, 0, v)), all),
     row(n::MINSTRET, "minstret", always, free, Special(|st, bus, _| u::read_counter(st, bus, 2), |st, bus, _, v| u::write_counter(st, bus, 2, v)), all),
     run(n::MHPMCOUNTER3, 29, "mhpmcounter#", 3, zihpm, free, Special(|st, bus, i| u::read_counter(st, bus, i + 3), |st, bus, i, v| u::write_counter(st, bus, i + 3, v)), all),

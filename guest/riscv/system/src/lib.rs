@@ -10,11 +10,11 @@
 //!
 //! What stands: machine, supervisor and user mode with every CSR of the privileged specification that these modes
 //! have ([`csr`]), the hypervisor extension with its virtual modes, Smstateen, Sstc, Sscofpmf, Zkr, the advanced interrupt
-//! architecture's registers, counters ([`counters`]), PMP ([`pmp`]), Sv32 to Sv57 and the second stages Sv32x4 to Sv57x4
+//! architecture's registers, counters ([`counters`]), PMP with Smepmp ([`pmp`]), Sv32 to Sv57 and the second stages Sv32x4 to Sv57x4
 //! with Svnapot, Svpbmt and Svadu ([`paging`]), traps and their returns ([`trap`]), interrupts ([`interrupt`]), fences, WFI
 //! and the permission checks of cache-block instructions ([`privileged`]).
 //!
-//! What does not: there are no guest external interrupts (GEILEN is 0), no Smepmp, no debug triggers. SXL, VSXL and UXL
+//! What does not: there are no guest external interrupts (GEILEN is 0), no debug triggers. SXL, VSXL and UXL
 //! are fixed to MXL, misa cannot be written, memory is little-endian, and memory types of Svpbmt have no effect, since
 //! all memory here is coherent. Programmable counters count cycles or instructions only.
 

@@ -1,4 +1,4 @@
-//! Physical memory protection (privileged specification, "Physical Memory Protection").
+//! Physical memory protection (privileged specification, "Physical Memory Protection"; Smepmp).
 
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::state::Privilege;
@@ -20,6 +20,14 @@ pub mod cfg {
     pub const LEGAL: u8 = R | W | X | A | L;
 }
 
+/// Bits of mseccfg (Smepmp).
+pub mod seccfg {
+    #![allow(missing_docs, reason = "the names are the architecture's own")]
+    pub const MML: u64 = 1 << 0;
+    pub const MMWP: u64 = 1 << 1;
+    pub const RLB: u64 = 1 << 2;
+}
+
 /// What may be done with a physical range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permission {
@@ -34,6 +42,10 @@ pub struct Permission {
 impl Permission {
     const NONE: Self = Self { read: false, write: false, execute: false };
     const ALL: Self = Self { read: true, write: true, execute: true };
+
+    const fn of_bits(bits: u8) -> Self {
+        Self { read: bits & cfg::R != 0, write: bits & cfg::W != 0, execute: bits & cfg::X != 0 }
+    }
 }
 
 /// The first and last byte of an entry's range; `None` where it matches nothing.
@@ -68,17 +80,43 @@ pub fn permission(st: &RiscvState, mode: Privilege, addr: u64, len: u64) -> Perm
             return Permission::NONE;
         }
         let byte = st.pmp.cfg[entry];
+        if st.m.mseccfg & seccfg::MML != 0 {
+            return lockdown(byte, mode == Privilege::Machine);
+        }
         if mode == Privilege::Machine && byte & cfg::L == 0 {
             return Permission::ALL;
         }
-        return Permission {
-            read: byte & cfg::R != 0,
-            write: byte & cfg::W != 0,
-            execute: byte & cfg::X != 0,
-        };
+        return Permission::of_bits(byte);
     }
-    if mode == Privilege::Machine || st.config.pmp_regions == 0 { Permission::ALL } else { Permission::NONE }
+    match mode {
+        Privilege::Machine if st.m.mseccfg & seccfg::MMWP != 0 => Permission::NONE,
+        // What no entry matches can be read and written, but no longer executed.
+        Privilege::Machine => Permission { execute: st.m.mseccfg & seccfg::MML == 0, ..Permission::ALL },
+        _ if st.config.pmp_regions == 0 => Permission::ALL,
+        _ => Permission::NONE,
+    }
 }
+
+/// What an entry allows while mseccfg.MML is set: L says whom it is for, and R=0 W=1 are regions that machine mode and the
+/// others share (Smepmp, "Smepmp truth table").
+const fn lockdown(byte: u8, machine: bool) -> Permission {
+    let locked = byte & cfg::L != 0;
+    let bits = match (byte & (cfg::R | cfg::W | cfg::X), locked, machine) {
+        (SHARED, false, true) => cfg::R | cfg::W,
+        (SHARED, false, false) => cfg::R,
+        (SHARED_MORE, false, _) => cfg::R | cfg::W,
+        (SHARED, true, _) | (SHARED_MORE, true, false) => cfg::X,
+        (SHARED_MORE, true, true) => cfg::R | cfg::X,
+        (EVERYTHING, true, _) => cfg::R,
+        (own, _, _) if locked == machine => own,
+        _ => 0,
+    };
+    Permission::of_bits(bits)
+}
+
+const SHARED: u8 = cfg::W;
+const SHARED_MORE: u8 = cfg::W | cfg::X;
+const EVERYTHING: u8 = cfg::R | cfg::W | cfg::X;
 
 /// Log2 of the largest naturally aligned block from 4 KiB to `2^largest` bytes around `addr` in which no entry begins
 /// or ends; less than 12 where one does within the 4 KiB page, so that a translation is good for one access only.
@@ -100,22 +138,41 @@ pub fn uniform_bits(st: &RiscvState, addr: u64, largest: u8) -> u8 {
     if bits < 12 { 2 } else { bits }
 }
 
+/// Whether an entry's L keeps it from being changed: not while mseccfg.RLB is set.
+const fn is_locked(st: &RiscvState, byte: u8) -> bool {
+    byte & cfg::L != 0 && st.m.mseccfg & seccfg::RLB == 0
+}
+
 /// Whether writes to an entry's address register are ignored: it is locked, or it is the bottom of a locked TOR range.
 pub fn address_locked(st: &RiscvState, entry: usize) -> bool {
     let next = st.pmp.cfg.get(entry + 1).copied().unwrap_or(0);
-    st.pmp.cfg[entry] & cfg::L != 0 || next & cfg::L != 0 && next >> cfg::A_SHIFT & 3 == cfg::TOR
+    is_locked(st, st.pmp.cfg[entry]) || is_locked(st, next) && next >> cfg::A_SHIFT & 3 == cfg::TOR
 }
 
-/// Writes an entry's configuration. A locked entry keeps its own; the reserved R=0 W=1 keeps the old permissions.
+/// Writes an entry's configuration. A locked entry keeps its own; the reserved R=0 W=1 keeps the old permissions. While
+/// mseccfg.MML is set that is not reserved, but, without RLB, no region can be added that machine mode may execute.
 pub fn write_config(st: &mut RiscvState, entry: usize, byte: u8) {
     let old = st.pmp.cfg[entry];
-    if old & cfg::L != 0 {
+    if is_locked(st, old) {
         return;
     }
     let mut new = byte & cfg::LEGAL;
-    if new & (cfg::R | cfg::W) == cfg::W {
+    if st.m.mseccfg & seccfg::MML != 0 {
+        let executable = new & cfg::L != 0 && lockdown(new, true).execute;
+        if executable && st.m.mseccfg & seccfg::RLB == 0 {
+            return;
+        }
+    } else if new & (cfg::R | cfg::W) == cfg::W {
         let permissions = cfg::R | cfg::W | cfg::X;
         new = new & !permissions | old & permissions;
     }
     st.pmp.cfg[entry] = new;
+}
+
+/// Mseccfg after a write: MML and MMWP stay set, and RLB stays clear while an entry is locked.
+pub fn written_security(st: &RiscvState, value: u64) -> u64 {
+    let old = st.m.mseccfg;
+    let any_locked = st.pmp.cfg.iter().any(|byte| byte & cfg::L != 0);
+    let kept = if any_locked && old & seccfg::RLB == 0 { !seccfg::RLB } else { u64::MAX };
+    value & kept | old & (seccfg::MML | seccfg::MMWP)
 }

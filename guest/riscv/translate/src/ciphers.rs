@@ -1,6 +1,7 @@
-//! AES by bytes and words, as Zknd and Zkne have it (FIPS 197).
+//! AES by bytes and words, as Zknd and Zkne have it (FIPS 197), and SM4 as Zksed has it (GB/T 32907-2016).
 
 use rhea_engine::VcpuContext;
+use rhea_riscv_vector::shangmi;
 
 /// Doubling in the field of AES.
 const fn double(x: u8) -> u8 {
@@ -90,6 +91,21 @@ pub extern "C" fn aes32esi(_: &mut VcpuContext, rs1: u64, rs2: u64, byte: u64, _
 
 pub extern "C" fn aes32esmi(_: &mut VcpuContext, rs1: u64, rs2: u64, byte: u64, _: u64) -> u64 {
     by_byte(rs1, rs2, byte, |x| mixed(FORWARD[usize::from(x)]))
+}
+
+// ---- SM4: one byte a time too, of words in the byte order of memory ----
+
+/// What the first byte of a word adds to the result.
+fn first_byte(x: u8, spread: fn(u32) -> u32) -> u32 {
+    spread(u32::from(shangmi::sm4_substitute(x)) << 24).swap_bytes()
+}
+
+pub extern "C" fn sm4ed(_: &mut VcpuContext, rs1: u64, rs2: u64, byte: u64, _: u64) -> u64 {
+    by_byte(rs1, rs2, byte, |x| first_byte(x, shangmi::sm4_spread))
+}
+
+pub extern "C" fn sm4ks(_: &mut VcpuContext, rs1: u64, rs2: u64, byte: u64, _: u64) -> u64 {
+    by_byte(rs1, rs2, byte, |x| first_byte(x, shangmi::sm4_spread_key))
 }
 
 // ---- harts of 64 bits: rs1 holds columns 0 and 1, rs2 columns 2 and 3 ----

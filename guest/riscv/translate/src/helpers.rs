@@ -144,6 +144,10 @@ helpers! {
     AES32ESI = ciphers::aes32esi(I64, I64, I64) -> I64, PURE;
     /// Middle round of encryption.
     AES32ESMI = ciphers::aes32esmi(I64, I64, I64) -> I64, PURE;
+    /// SM4 (rs1, rs2, byte): a round of the cipher.
+    SM4ED = ciphers::sm4ed(I64, I64, I64) -> I64, PURE;
+    /// A round of its key schedule.
+    SM4KS = ciphers::sm4ks(I64, I64, I64) -> I64, PURE;
     /// AES on a hart of 64 bits (rs1, rs2): final round of decryption.
     AES64DS = ciphers::aes64ds(I64, I64) -> I64, PURE;
     /// Middle round of decryption.

@@ -116,8 +116,11 @@ pub extern "C" fn hypervisor_load(cx: &mut VcpuContext, address: u64, packed: u6
         raise(cx, exception);
         return 0;
     }
-    let executable = packed & helpers::LOAD_EXECUTABLE != 0;
-    let index = if executable { mmu::HYPERVISOR_EXECUTE } else { st.hypervisor_index() };
+    let (address, index) = if packed & helpers::LOAD_EXECUTABLE != 0 {
+        (address, mmu::HYPERVISOR_EXECUTE)
+    } else {
+        (st.hypervisor_masking().apply(address), st.hypervisor_index())
+    };
     let size = (packed & 15) as u32;
     match cx.load(address, size, index) {
         Ok(value) => {
@@ -144,7 +147,7 @@ pub extern "C" fn hypervisor_store(
         raise(cx, exception);
         return 0;
     }
-    let index = st.hypervisor_index();
+    let (address, index) = (st.hypervisor_masking().apply(address), st.hypervisor_index());
     if let Err(Leave(reason)) = cx.store(address, (packed & 15) as u32, value, index) {
         cx.leave(reason);
     }

@@ -35,7 +35,8 @@ pub fn transformed(st: &RiscvState, features: &Features, bits: u32, address: u64
     };
     let base = st.x[(word >> RS1_SHIFT & 31) as usize];
     // Not zero where the fault is in the second part of an access that crosses a page.
-    let offset = address.wrapping_sub(base.wrapping_add(immediate)) & st.config.mask();
+    let first = st.masking().apply(base.wrapping_add(immediate));
+    let offset = address.wrapping_sub(first) & st.config.mask();
     let offset = if offset < 32 { (offset as u32) << RS1_SHIFT } else { 0 };
     // Bit 1 tells that the instruction was a compressed one.
     let length = if is_compressed { !2 } else { !0 };

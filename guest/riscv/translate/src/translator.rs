@@ -2,6 +2,7 @@
 
 use rhea_ir::{Builder, Cond, Exit, MemFlags, Op, Slot, Target, Type, Val};
 use rhea_riscv_state::extension::Extension;
+use rhea_riscv_state::masking::Masking;
 use rhea_riscv_state::state::{HartConfig, mode};
 
 use crate::{Translator, Xreg, helpers, reasons, slots};
@@ -179,8 +180,14 @@ impl<'a> UnitTranslator<'a> {
         self.b.iconst(ty, i64::from(value) as u64)
     }
 
-    /// Address `rs1 + offset`.
+    /// Address `rs1 + offset` of a load or store, as pointer masking leaves it.
     pub fn address(&mut self, rs1: Xreg, offset: i32) -> Val {
+        let address = self.target(rs1, offset);
+        masked(self.b, Masking::of_mode(self.mode), address)
+    }
+
+    /// Address `rs1 + offset`.
+    pub fn target(&mut self, rs1: Xreg, offset: i32) -> Val {
         let base = self.x64(rs1);
         let sum = self.b.lea(base, Val::NONE, 0, i64::from(offset) as u64);
         self.wrap(sum)
@@ -209,4 +216,16 @@ impl<'a> UnitTranslator<'a> {
     pub fn op(&mut self, op: Op, a: Val, b: Val) -> Val {
         self.b.bin(op, a, b)
     }
+}
+
+/// An address after pointer masking.
+pub(crate) fn masked(b: &mut Builder, masking: Masking, address: Val) -> Val {
+    if masking.length() == 0 {
+        return address;
+    }
+    if !masking.is_virtual() {
+        return b.and_imm(address, masking.apply(u64::MAX));
+    }
+    let shifted = b.bin_imm(Op::Shl, address, masking.length().into());
+    b.bin_imm(Op::Sar, shifted, masking.length().into())
 }

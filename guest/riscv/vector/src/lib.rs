@@ -27,7 +27,7 @@ mod mask;
 pub mod memory;
 mod operation;
 mod permute;
-mod shangmi;
+pub mod shangmi;
 #[cfg(test)]
 mod tests;
 mod vtype;

@@ -45,7 +45,7 @@ const SBOX: [u8; 256] = {
 };
 
 fn sub_word(x: u32) -> u32 {
-    u32::from_le_bytes(x.to_le_bytes().map(|b| SBOX[usize::from(b)]))
+    u32::from_le_bytes(x.to_le_bytes().map(sm4_substitute))
 }
 
 /// Constant of the key schedule: byte j (from the highest) of number i is 7 × (4i + j) modulo 256.
@@ -53,14 +53,27 @@ fn key_constant(i: u32) -> u32 {
     u32::from_be_bytes(std::array::from_fn(|j| ((4 * i + j as u32) * 7) as u8))
 }
 
+/// The S-box of SM4.
+pub fn sm4_substitute(x: u8) -> u8 {
+    SBOX[usize::from(x)]
+}
+
+/// The linear map of SM4's rounds, of a word whose first byte is the highest.
+pub const fn sm4_spread(s: u32) -> u32 {
+    s ^ s.rotate_left(2) ^ s.rotate_left(10) ^ s.rotate_left(18) ^ s.rotate_left(24)
+}
+
+/// The linear map of its key schedule.
+pub const fn sm4_spread_key(s: u32) -> u32 {
+    s ^ s.rotate_left(13) ^ s.rotate_left(23)
+}
+
 fn key_round(x: [u32; 4], constant: u32) -> u32 {
-    let s = sub_word(x[1] ^ x[2] ^ x[3] ^ constant);
-    x[0] ^ s ^ s.rotate_left(13) ^ s.rotate_left(23)
+    x[0] ^ sm4_spread_key(sub_word(x[1] ^ x[2] ^ x[3] ^ constant))
 }
 
 fn cipher_round(x: [u32; 4], key: u32) -> u32 {
-    let s = sub_word(x[1] ^ x[2] ^ x[3] ^ key);
-    x[0] ^ s ^ s.rotate_left(2) ^ s.rotate_left(10) ^ s.rotate_left(18) ^ s.rotate_left(24)
+    x[0] ^ sm4_spread(sub_word(x[1] ^ x[2] ^ x[3] ^ key))
 }
 
 /// Four rounds, each of which replaces the oldest word.

@@ -116,10 +116,11 @@ static void set_mode(enum mode mode) {
 // How far the snippets of virtual user mode lie above the others.
 extern u64 user_offset;
 
-// GVA is shown where the trap value is an address: QEMU leaves it as it was elsewhere.
-static void guest_address(u64 cause, u64 gva) {
-    if (cause == 1 || (cause >= 4 && cause < 8) || (cause >= 12 && cause != 22))
-        value("gva", gva);
+// Whether a trap is of a guest's access, so that GVA and the transformed instruction count: QEMU leaves them as they were, or
+// fills them, elsewhere.
+static int of_guest(enum mode mode, const char *name, u64 cause) {
+    int is_address = cause == 1 || (cause >= 4 && cause < 8) || (cause >= 12 && cause < 24 && cause != 22);
+    return is_address && (mode == VS || mode == VU || name[0] == 'h');
 }
 
 // The trap value, but not of a cache-block instruction: QEMU has none.
@@ -145,10 +146,12 @@ static void run_at(enum mode mode, const char *name, u64 code, u64 a0, u64 a1) {
         value("epc", read_csr(mepc) - code);
         trap_value(read_csr(mtval));
         value("tval2", read_csr(0x34b));
-        value("tinst", read_csr(0x34a));
+        if (of_guest(mode, name, read_csr(mcause))) {
+            value("tinst", read_csr(0x34a));
+            value("gva", status >> 38 & 1);
+        }
         value("mpp", status >> 11 & 3);
         value("mpv", status >> 39 & 1);
-        guest_address(read_csr(mcause), status >> 38 & 1);
     } else if (taken_by == 1) {
         u64 h = read_csr(0x600);
         text(" HS");
@@ -156,11 +159,13 @@ static void run_at(enum mode mode, const char *name, u64 code, u64 a0, u64 a1) {
         value("epc", read_csr(sepc) - code);
         trap_value(read_csr(stval));
         value("htval", read_csr(0x643));
-        value("htinst", read_csr(0x64a));
+        if (of_guest(mode, name, read_csr(scause))) {
+            value("htinst", read_csr(0x64a));
+            value("gva", h >> 6 & 1);
+        }
         value("spp", status >> 8 & 1);
         value("spv", h >> 7 & 1);
         value("spvp", h >> 8 & 1);
-        guest_address(read_csr(scause), h >> 6 & 1);
     } else {
         u64 v = read_csr(0x200);
         text(" VS");

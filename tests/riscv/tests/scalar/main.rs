@@ -19,8 +19,7 @@ use ours::Ours;
 use server::{Server, State};
 
 const CPU64: &str = "max";
-const CPU32: &str =
-    "rv32,zfh=on,zicond=on,zimop=on,zacas=on,zabha=on,zcb=on,zcmop=on,zbkb=on,zbkc=on,zbkx=on,zk=on,zawrs=on";
+const CPU32: &str = "rv32,zfh=on,zicond=on,zimop=on,zacas=on,zabha=on,zcb=on,zcmop=on,zbkb=on,zbkc=on,zbkx=on,zk=on,zks=on,zawrs=on";
 
 /// What is left out: jumps, what only privileged software does, what has an effect outside, vectors, and extensions that no
 /// hart has.
@@ -52,7 +51,7 @@ fn is_compared(e: &Encoding, xlen: Xlen) -> bool {
     let skipped = JUMPS.contains(&name)
         || PRIVILEGED.contains(&name)
         || is_vector
-        || ["csr", "h", "sm3", "sm4", "cbo", "sc.", "lr."].iter().any(|start| name.starts_with(start));
+        || ["csr", "h", "cbo", "sc.", "lr."].iter().any(|start| name.starts_with(start));
     // On RV32 this word is a jump.
     let skipped = skipped || name == "c.addiw" && xlen == Xlen::Rv32;
     let only32 = e.name.ends_with(".rv32") || ["zip", "unzip", "fmvh.x.d", "fmvp.d.x"].contains(&name);

@@ -141,3 +141,85 @@ fn the_number_of_entries_decides_which_registers_there_are() {
     let (st, _) = hart("rv64");
     assert_eq!(got(&st, Privilege::User, 0, 8), (false, false, false), "no entry matches");
 }
+
+/// The truth table of Smepmp for MML, by L, R, W, X: what machine mode may do, and what the others.
+const LOCKDOWN: [(&str, &str, &str); 16] = [
+    ("----", "", ""),
+    ("---X", "", "x"),
+    ("--W-", "rw", "r"),
+    ("--WX", "rw", "rw"),
+    ("-R--", "", "r"),
+    ("-R-X", "", "rx"),
+    ("-RW-", "", "rw"),
+    ("-RWX", "", "rwx"),
+    ("L---", "", ""),
+    ("L--X", "x", ""),
+    ("L-W-", "x", "x"),
+    ("L-WX", "rx", "x"),
+    ("LR--", "r", ""),
+    ("LR-X", "rx", ""),
+    ("LRW-", "rw", ""),
+    ("LRWX", "r", "r"),
+];
+
+fn rights(p: pmp::Permission) -> String {
+    [(p.read, 'r'), (p.write, 'w'), (p.execute, 'x')].iter().filter(|(may, _)| *may).map(|(_, c)| c).collect()
+}
+
+#[test]
+fn machine_mode_lockdown_is_the_truth_table() {
+    let (mut st, _) = hart("rv64,smepmp=on");
+    st.m.mseccfg = 1;
+    st.pmp.addr[0] = (1 << 54) - 1;
+    for (letters, machine, others) in LOCKDOWN {
+        let bit = |c, bits| if letters.contains(c) { bits } else { 0 };
+        st.pmp.cfg[0] = 0x18 | bit('L', 0x80) | bit('R', 1) | bit('W', 2) | bit('X', 4);
+        let of = |mode| rights(pmp::permission(&st, mode, 0x8000_0000, 8));
+        assert_eq!(of(Privilege::Machine), machine, "{letters}");
+        assert_eq!(of(Privilege::Supervisor), others, "{letters}");
+        assert_eq!(of(Privilege::User), others, "{letters}");
+    }
+    // What nothing matches.
+    st.pmp.cfg[0] = 0;
+    for (security, machine) in [(0, "rwx"), (1, "rw"), (2, ""), (3, "")] {
+        st.m.mseccfg = security;
+        assert_eq!(rights(pmp::permission(&st, Privilege::Machine, 0x1000, 4)), machine, "{security}");
+        assert_eq!(rights(pmp::permission(&st, Privilege::User, 0x1000, 4)), "", "{security}");
+    }
+}
+
+#[test]
+fn lockdown_stays_and_no_region_that_machine_mode_executes_is_added() {
+    let (mut st, mut bus) = hart("rv64,smepmp=on");
+    let config = |st: &mut RiscvState, bus: &mut _, value| {
+        write(st, bus, n::PMPCFG0, value).unwrap();
+        read(st, bus, n::PMPCFG0).unwrap()
+    };
+    write(&mut st, &mut bus, n::MSECCFG, 3).unwrap();
+    write(&mut st, &mut bus, n::MSECCFG, 0).unwrap();
+    assert_eq!(read(&mut st, &mut bus, n::MSECCFG), Ok(3), "MML and MMWP are sticky");
+    for bits in 0..16u64 {
+        let byte = 0x18 | (bits & 8) << 4 | bits & 7;
+        // Locked and executable by machine mode: X alone, RX, and the two shared code regions.
+        let taken = !matches!(bits, 12 | 13 | 10 | 14);
+        let (mut st, mut bus) = hart("rv64,smepmp=on");
+        st.m.mseccfg = 1;
+        assert_eq!(config(&mut st, &mut bus, byte) == byte, taken, "{byte:#x}");
+        // RLB allows them, and their removal.
+        st.m.mseccfg = 5;
+        st.pmp.cfg[0] = 0;
+        assert_eq!(config(&mut st, &mut bus, byte), byte, "{byte:#x}");
+        assert_eq!(config(&mut st, &mut bus, 0), 0, "{byte:#x}");
+    }
+    // RLB can be set only before something is locked.
+    let (mut st, mut bus) = hart("rv64,smepmp=on");
+    write(&mut st, &mut bus, n::MSECCFG, 4).unwrap();
+    config(&mut st, &mut bus, 0x98);
+    write(&mut st, &mut bus, n::PMPADDR0, 0x77).unwrap();
+    assert_eq!((st.pmp.addr[0], config(&mut st, &mut bus, 0x99)), (0x77, 0x99));
+    write(&mut st, &mut bus, n::MSECCFG, 0).unwrap();
+    write(&mut st, &mut bus, n::MSECCFG, 4).unwrap();
+    write(&mut st, &mut bus, n::PMPADDR0, 0x88).unwrap();
+    assert_eq!((read(&mut st, &mut bus, n::MSECCFG), st.pmp.addr[0]), (Ok(0), 0x77));
+    assert_eq!(config(&mut st, &mut bus, 0), 0x99);
+}

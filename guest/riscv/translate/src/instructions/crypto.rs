@@ -126,20 +126,13 @@ impl TranslateCrypto for UnitTranslator<'_> {
         aes32dsmi(ByteSelect) = selected(AES32DSMI);
         aes32esi(ByteSelect) = selected(AES32ESI);
         aes32esmi(ByteSelect) = selected(AES32ESMI);
+        sm4ed(ByteSelect) = selected(SM4ED);
+        sm4ks(ByteSelect) = selected(SM4KS);
         aes64ds(R) = cipher(AES64DS);
         aes64dsm(R) = cipher(AES64DSM);
         aes64es(R) = cipher(AES64ES);
         aes64esm(R) = cipher(AES64ESM);
         aes64ks2(R) = cipher(AES64KS2);
-    }
-
-    /// No hart has Zksed yet.
-    fn sm4ed(&mut self, _: ByteSelect) {
-        self.illegal();
-    }
-
-    fn sm4ks(&mut self, _: ByteSelect) {
-        self.illegal();
     }
 
     fn aes64im(&mut self, a: Unary) {

@@ -147,7 +147,7 @@ impl TranslateI for UnitTranslator<'_> {
     }
 
     fn jalr(&mut self, a: Load) {
-        let target = self.address(a.rs1, a.imm);
+        let target = self.target(a.rs1, a.imm);
         let target = self.b.and_imm(target, !1);
         if !self.is_aligned(2) {
             self.b.put(slots::scratch(0), target);

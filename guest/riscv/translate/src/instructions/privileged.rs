@@ -27,14 +27,14 @@ impl UnitTranslator<'_> {
     }
 
     fn hypervisor_load(&mut self, a: Hlv, what: u64) {
-        let address = self.address(a.rs1, 0);
+        let address = self.target(a.rs1, 0);
         let request = self.c64(what | u64::from(self.bits) << 32);
         let rd = self.c64(a.rd.0.into());
         self.helper(helpers::HYPERVISOR_LOAD, &[address, request, rd]);
     }
 
     fn hypervisor_store(&mut self, a: Hsv, bytes: u64) {
-        let (address, value) = (self.address(a.rs1, 0), self.x64(a.rs2));
+        let (address, value) = (self.target(a.rs1, 0), self.x64(a.rs2));
         let request = self.c64(bytes | u64::from(self.bits) << 32);
         self.helper(helpers::HYPERVISOR_STORE, &[address, value, request]);
     }

@@ -10,6 +10,7 @@
 
 use rhea_ir::{Builder, Cond, Exit, Inst, Lane, MemFlags, Op, Slot, Target, Type, Val};
 use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::masking::Masking;
 use rhea_riscv_state::state::HartConfig;
 use rhea_riscv_vector::Vtype;
 use std::mem::offset_of;
@@ -82,6 +83,8 @@ pub struct Emitter<'a> {
     pub config: &'a HartConfig,
     /// Attributes of data accesses.
     pub mem: MemFlags,
+    /// Pointer masking of data accesses.
+    pub masking: Masking,
     /// Address of the instruction.
     pub pc: u64,
     /// Address of the next one.

@@ -4,6 +4,7 @@ use std::mem::offset_of;
 
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
+use rhea_riscv_state::masking::Masking;
 use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
 use rhea_riscv_vector::{Avl, Illegal, Numbers, Operation, set_vl as set_length};
 
@@ -21,9 +22,15 @@ pub(crate) const GIVEN: u64 = 2;
 struct GuestMemory<'a> {
     cx: &'a mut VcpuContext,
     index: u8,
+    masking: Masking,
 }
 
-impl GuestMemory<'_> {
+impl<'a> GuestMemory<'a> {
+    fn new(cx: &'a mut VcpuContext, index: u64) -> Self {
+        let masking = cx.state::<RiscvState>().masking();
+        Self { cx, index: index as u8, masking }
+    }
+
     /// Whether what is behind the address is memory, and not a device, so that bytes can be moved together.
     fn is_ram(&mut self, address: u64, access: Access) -> bool {
         self.cx.page(address, access, self.index).is_ok_and(|page| page.host != 0)
@@ -38,16 +45,17 @@ impl Memory for GuestMemory<'_> {
     }
 
     fn load(&mut self, address: u64, size: u32) -> Result<u64, Leave> {
-        self.cx.load(address, size, self.index)
+        self.cx.load(self.masking.apply(address), size, self.index)
     }
 
     fn store(&mut self, address: u64, size: u32, value: u64) -> Result<(), Leave> {
-        self.cx.store(address, size, value, self.index)
+        self.cx.store(self.masking.apply(address), size, value, self.index)
     }
 
     fn can_load(&mut self, address: u64, size: u32) -> bool {
         let last = address.wrapping_add(u64::from(size) - 1);
-        [address, last].iter().all(|a| self.cx.page(*a, Access::Read, self.index).is_ok())
+        let masking = self.masking;
+        [address, last].iter().all(|a| self.cx.page(masking.apply(*a), Access::Read, self.index).is_ok())
     }
 
     fn load_elements(
@@ -55,7 +63,8 @@ impl Memory for GuestMemory<'_> {
         size: u32,
         next: &mut impl FnMut(&RiscvState) -> Option<(u64, usize)>,
     ) -> bool {
-        self.cx.load_elements(size, self.index, |st: &RiscvState| next(st).map(in_state))
+        let masking = self.masking;
+        self.cx.load_elements(size, self.index, |st: &RiscvState| next(st).map(|to| in_state(masking, to)))
     }
 
     fn store_elements(
@@ -63,29 +72,32 @@ impl Memory for GuestMemory<'_> {
         size: u32,
         next: &mut impl FnMut(&RiscvState) -> Option<(u64, usize)>,
     ) -> bool {
-        self.cx.store_elements(size, self.index, |st: &RiscvState| next(st).map(in_state))
+        let masking = self.masking;
+        self.cx.store_elements(size, self.index, |st: &RiscvState| next(st).map(|to| in_state(masking, to)))
     }
 
     fn load_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
-        self.cx.load_to_state(address, len, offset_of!(RiscvState, v) + at, self.index)
+        self.cx.load_to_state(self.masking.apply(address), len, offset_of!(RiscvState, v) + at, self.index)
     }
 
     fn store_registers(&mut self, address: u64, _: u32, at: usize, len: usize) -> bool {
-        self.cx.store_from_state(address, len, offset_of!(RiscvState, v) + at, self.index)
+        self.cx.store_from_state(self.masking.apply(address), len, offset_of!(RiscvState, v) + at, self.index)
     }
 
     fn load_run(&mut self, address: u64, _: u32, out: &mut [u8]) -> bool {
+        let address = self.masking.apply(address);
         self.is_ram(address, Access::Read) && self.cx.load_bytes(address, out, self.index).is_ok()
     }
 
     fn store_run(&mut self, address: u64, _: u32, bytes: &[u8]) -> bool {
+        let address = self.masking.apply(address);
         self.is_ram(address, Access::Write) && self.cx.store_bytes(address, bytes, self.index).is_ok()
     }
 }
 
-/// An address, and a byte of the vector registers as one of the state.
-fn in_state((address, at): (u64, usize)) -> (u64, usize) {
-    (address, offset_of!(RiscvState, v) + at)
+/// The address that a hart means by one, and a byte of the vector registers as one of the state.
+fn in_state(masking: Masking, (address, at): (u64, usize)) -> (u64, usize) {
+    (masking.apply(address), offset_of!(RiscvState, v) + at)
 }
 
 fn stop(cx: &mut VcpuContext, stop: Stop<Leave>) {
@@ -125,7 +137,7 @@ pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: 
 
 /// A load by its [`Transfer`], base, stride and MMU index.
 pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
-    let mut memory = GuestMemory { cx, index: index as u8 };
+    let mut memory = GuestMemory::new(cx, index);
     if let Err(why) = memory::load(&mut memory, Transfer::from_bits(bits), base, stride) {
         stop(cx, why);
     }
@@ -134,7 +146,7 @@ pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride
 
 /// A store.
 pub(crate) extern "C" fn store(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
-    let mut memory = GuestMemory { cx, index: index as u8 };
+    let mut memory = GuestMemory::new(cx, index);
     if let Err(why) = memory::store(&mut memory, Transfer::from_bits(bits), base, stride) {
         stop(cx, why);
     }

@@ -3,6 +3,7 @@
 use rhea_ir::{Op, Slot, Type, Val};
 use rhea_riscv_vector::memory::{Addressing, Transfer};
 
+use crate::translator::masked;
 use crate::vector::emit::{Emitter, VSTART};
 
 /// Most accesses that are worth their code; more go to the helper.
@@ -136,7 +137,7 @@ impl Emitter<'_> {
     /// An address as wide as those of the hart.
     pub(crate) fn wrapped(&mut self, address: Val) -> Val {
         if self.config.xlen != 32 {
-            return address;
+            return masked(self.b, self.masking, address);
         }
         let low = self.b.zext(Type::I32, address);
         self.b.zext(Type::I64, low)

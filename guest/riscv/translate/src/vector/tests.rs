@@ -271,6 +271,7 @@ fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut 
     builder.insn(0x1000, 4);
     let mut known = Known { inline: true, ..Known::at_start(Some(st.vtype)) };
     let outcome = Emitter {
+        masking: Default::default(),
         b: &mut builder,
         config: &st.config,
         mem: MemFlags::new(0),

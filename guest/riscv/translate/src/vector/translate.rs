@@ -2,6 +2,7 @@
 
 use rhea_ir::Exit;
 use rhea_riscv_state::csr as number;
+use rhea_riscv_state::masking::Masking;
 use rhea_riscv_state::state::{mode, mstatus};
 use rhea_riscv_vector::memory::Addressing::{
     FaultOnlyFirst, Indexed, Mask as MaskBits, Strided, UnitStride, Whole,
@@ -35,6 +36,7 @@ impl UnitTranslator<'_> {
             b: self.b,
             config: self.config,
             mem: self.mem,
+            masking: Masking::of_mode(self.mode),
             pc: self.pc,
             next_pc: self.next_pc,
             bits: self.bits,
