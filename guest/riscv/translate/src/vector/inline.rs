@@ -5,6 +5,7 @@ use rhea_riscv_vector::{Numbers, Op as V, Operation, Shape, Vtype};
 
 use crate::vector::call::{Destination, Source};
 use crate::vector::emit::{Emitter, Pieces, VXSAT, lane};
+use crate::vector::permutes::is_permutation;
 
 impl Emitter<'_> {
     /// Translates `o` for `n` elements with vstart 0, if there is a way; false, with nothing emitted that matters, if
@@ -18,6 +19,9 @@ impl Emitter<'_> {
         n: u64,
     ) -> bool {
         let sew = vtype.sew;
+        if is_permutation(o.op) {
+            return self.inline_permutation(o, source, vtype, n);
+        }
         match o.op.shape() {
             Shape::Scalar => self.inline_scalar_move(o, source, destination, sew),
             Shape::Whole => self.inline_whole_move(o),

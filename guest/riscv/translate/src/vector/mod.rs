@@ -5,7 +5,7 @@
 //! - `emit`: what a unit knows of vtype and vl, and how it comes to know it.
 //! - `dispatch`: vsetvli and its kin, loads and stores, and which instructions call a helper (`runtime`).
 //! - `scattered`: loads and stores of a few elements that do not lie one after the other.
-//! - `inline`, `masks`, `widths`, `floats`: operations on whole registers.
+//! - `inline`, `masks`, `permutes`, `widths`, `floats`: operations on whole registers.
 
 mod call;
 mod dispatch;
@@ -13,6 +13,7 @@ mod emit;
 mod floats;
 mod inline;
 mod masks;
+mod permutes;
 pub(crate) mod runtime;
 mod scattered;
 mod table;
