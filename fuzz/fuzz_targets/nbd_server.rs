@@ -3,4 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| rhea_nbd::robustness::client_says(bytes));
+fuzz_target!(init: ignore_broken_pipes(), |bytes: &[u8]| rhea_nbd::robustness::client_says(bytes));
+
+/// As the standard library does before `main`, which a fuzzer has not: a client that is gone is an error of a write.
+fn ignore_broken_pipes() {
+    // SAFETY: no other thread runs yet, and ignoring a signal calls no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}

@@ -234,6 +234,10 @@ fn vmdk_grain_directories() {
         .put(56, &(1_u64 << 32).to_le_bytes())
         .len((1 << 41) + (16 << 20));
     image.is_bounded("grain directories", "");
+    // Grains of a sector: half a billion places in a file, looked at in pieces.
+    image.put(12, &(((4_u64 << 20) * (256 << 10)) / 512).to_le_bytes()).put(20, &1_u64.to_le_bytes());
+    image.put(48, &(1_u64 << 27).to_le_bytes()).put(56, &(1_u64 << 28).to_le_bytes()).len((1 << 38) - 512);
+    image.is_bounded_for(&["info -U", "check -U"], "grains of a sector", "virtual size: 1 TiB");
 }
 
 #[test]
