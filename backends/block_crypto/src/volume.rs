@@ -202,27 +202,39 @@ impl LuksVolume {
         password: Zeroizing<Vec<u8>>,
     ) -> Result<FormattedLuks> {
         unblock(move || {
-            let LuksOptions { spec, hash, iter_time } = options;
-            let mut header = LuksHeader::new(spec, hash, detached, random_uuid()?);
-            let mut key = Zeroizing::new(vec![0; spec.key_bytes()]);
-            split::random(&mut key)?;
-            // The volume key is checked once for each slot tried.
-            header.digest_iterations = iterations(hash, header.digest.len(), iter_time, KEY_SLOTS as u64);
-            split::random(&mut header.digest_salt)?;
-            hash.derive(&key, &header.digest_salt, header.digest_iterations, &mut header.digest);
-            header.slots[0].active = true;
-            header.slots[0].iterations = iterations(hash, key.len(), iter_time, 1);
-            split::random(&mut header.slots[0].salt)?;
-            let material = SlotWork::of(&header, 0).lock(&password, &key)?;
-            let mut bytes = header.to_bytes();
-            bytes.resize(header.area_bytes() as usize, 0);
-            let (offset, len) = header.material(0);
-            bytes[offset as usize..][..len].copy_from_slice(&material);
-            let unlocked = Some(Unlocked { cipher: SectorCipher::new(&spec, &key)?, key });
-            let volume = Self { header: Mutex::new(header), amending: async_lock::Mutex::new(()), unlocked };
-            Ok(FormattedLuks { header: bytes, volume })
+            let (hash, time) = (options.hash, options.iter_time);
+            Self::make(&options, detached, &password, |bytes, share| iterations(hash, bytes, time, share))
         })
         .await
+    }
+
+    /// The work of [`LuksVolume::format`]. `count` says how many iterations a key of so many bytes takes if it has that
+    /// share of the time (one over the number).
+    pub(crate) fn make(
+        options: &LuksOptions,
+        detached: bool,
+        password: &[u8],
+        count: impl Fn(usize, u64) -> u32,
+    ) -> Result<FormattedLuks> {
+        let &LuksOptions { spec, hash, .. } = options;
+        let mut header = LuksHeader::new(spec, hash, detached, random_uuid()?);
+        let mut key = Zeroizing::new(vec![0; spec.key_bytes()]);
+        split::random(&mut key)?;
+        // The volume key is checked once for each slot tried.
+        header.digest_iterations = count(header.digest.len(), KEY_SLOTS as u64);
+        split::random(&mut header.digest_salt)?;
+        hash.derive(&key, &header.digest_salt, header.digest_iterations, &mut header.digest);
+        header.slots[0].active = true;
+        header.slots[0].iterations = count(key.len(), 1);
+        split::random(&mut header.slots[0].salt)?;
+        let material = SlotWork::of(&header, 0).lock(password, &key)?;
+        let mut bytes = header.to_bytes();
+        bytes.resize(header.area_bytes() as usize, 0);
+        let (offset, len) = header.material(0);
+        bytes[offset as usize..][..len].copy_from_slice(&material);
+        let unlocked = Some(Unlocked { cipher: SectorCipher::new(&spec, &key)?, key });
+        let volume = Self { header: Mutex::new(header), amending: async_lock::Mutex::new(()), unlocked };
+        Ok(FormattedLuks { header: bytes, volume })
     }
 
     /// The cipher of the data; an error if the volume was opened without a password.

@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView};
-use rhea_block::{BackingSlot, BlockError, BlockStatus, Edge, Result, StatusFlags, WriteFlags, read_behind};
+use rhea_block::{
+    BackingSlot, BlockError, BlockNode, BlockStatus, Edge, Result, StatusFlags, WriteFlags, read_behind,
+};
 
 use crate::ranges::RangeLocks;
 use crate::tables::{Rank, TableCache};
@@ -360,7 +362,11 @@ pub(crate) async fn write_back(map: &(impl ClusterMap + ?Sized)) -> Result<()> {
     map.before_write_back().await?;
     for rank in [Rank::Leaf, Rank::Root] {
         if changes.has(rank) {
-            map.file().node().flush().await?;
+            let why = match rank {
+                Rank::Leaf => "image_before_leaf_tables",
+                Rank::Root => "image_before_root_tables",
+            };
+            flush_file(&map.file().node(), why).await?;
             changes.write(rank).await?;
         }
     }
@@ -370,7 +376,14 @@ pub(crate) async fn write_back(map: &(impl ClusterMap + ?Sized)) -> Result<()> {
 /// Makes everything that was acknowledged stable.
 pub(crate) async fn flush(map: &(impl ClusterMap + ?Sized)) -> Result<()> {
     write_back(map).await?;
-    map.file().node().flush().await
+    flush_file(&map.file().node(), "image_after_tables").await
+}
+
+/// Flushes, for a reason that the file is told of as a debug event: so the crash tests can leave out the flushes of one
+/// name, and show that each is needed.
+pub(crate) async fn flush_file(file: &BlockNode, why: &'static str) -> Result<()> {
+    file.debug_event(why).await;
+    file.flush().await
 }
 
 /// What lies at an offset.

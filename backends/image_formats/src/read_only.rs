@@ -31,6 +31,11 @@ impl LastPart {
         self.part.lock().as_ref().filter(|(n, _)| *n == number).map(|(_, part)| part.clone())
     }
 
+    /// Makes room for another part.
+    pub(crate) fn forget(&self) {
+        *self.part.lock() = None;
+    }
+
     pub(crate) fn put(&self, number: u64, part: Arc<Vec<u8>>) {
         *self.part.lock() = Some((number, part));
     }

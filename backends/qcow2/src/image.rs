@@ -165,6 +165,9 @@ impl Image {
     async fn reload_now(&self) -> Result<()> {
         let file = self.file();
         let (header, disk) = read_header(&file).await?;
+        // The old tables make room for the new ones.
+        *self.l1.write() = L1Table { offset: header.l1_table_offset, ..L1Table::default() };
+        self.refcounts.replace_table(RefcountTable::default(), 0);
         let l1 = self.read_l1_table(header.l1_table_offset, header.l1_size).await?;
         let table = read_refcount_table(&file, &header).await?;
         self.l2.forget(0, u64::MAX);

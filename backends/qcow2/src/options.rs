@@ -19,6 +19,8 @@ const MAX_REFCOUNT_CACHE: u64 = 4 << 20;
 const MAX_METADATA: u64 = 64 << 20;
 /// Bytes of a slice unless the options say otherwise: few enough to read for a single entry.
 const SLICE: u64 = 16 << 10;
+/// Bytes that a slice takes beside its own.
+const SLICE_COST: u64 = 256;
 
 /// What can change while the image is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +156,8 @@ pub(crate) fn take_cache_sizes(
     let enough = disk.div_ceil(geometry.cluster_size).saturating_mul(geometry.l2_entry_size);
     let enough = enough.saturating_add(2 * geometry.cluster_size);
     let room = MAX_METADATA.saturating_sub(tables);
-    let max_l2 = MAX_L2_CACHE.min(room / 4 * 3);
+    // What a slice takes beside its bytes counts where slices are small.
+    let max_l2 = MAX_L2_CACHE.min(room / 4 * 3 / (slice + SLICE_COST) * slice);
     let max_refcounts = MAX_REFCOUNT_CACHE.min(room / 8);
     let (l2, refcounts) = match (l2, refcounts, total) {
         (Some(l2), Some(refcounts), _) => (l2, refcounts),

@@ -4,6 +4,7 @@
 //! only where it cannot, the tables are gone through.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 
 use bitflags::bitflags;
 use parking_lot::Mutex;
@@ -90,6 +91,16 @@ impl Sections {
 /// Bits of the filter, at most.
 const MAX_BITS: u64 = 1 << 23;
 
+/// Conflicts that are listed, at most.
+const MAX_CONFLICTS: usize = 1 << 16;
+
+/// Claims on clusters that are sorted at a time: 8 MiB.
+const CLAIMS: usize = 1 << 20;
+
+/// A claim is a cluster's number, and in so many low bits the number of the section's bit.
+const SECTION_BITS: u32 = 4;
+const SECTION_MASK: u64 = (1 << SECTION_BITS) - 1;
+
 /// A range of the file that holds metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protected {
@@ -104,8 +115,38 @@ struct State {
     filter: Vec<u64>,
     /// Sections that others keep the list of: snapshots and bitmaps.
     lists: BTreeMap<u32, Vec<Protected>>,
-    /// Clusters that two tables claim, found at opening: neither may be written.
-    conflicts: BTreeMap<u64, (Sections, Sections)>,
+    conflicts: Conflicts,
+}
+
+/// Clusters that two tables claim, found at opening: neither may be written.
+enum Conflicts {
+    /// These.
+    Listed(BTreeMap<u64, (Sections, Sections)>),
+    /// More than are listed: who wants to know of a cluster goes through the tables.
+    Many,
+}
+
+impl Default for Conflicts {
+    fn default() -> Self {
+        Self::Listed(BTreeMap::new())
+    }
+}
+
+/// Sorts claims, and keeps the first and the last on each cluster.
+fn keep_two_of_each(claims: &mut Vec<u64>) {
+    claims.sort_unstable();
+    let mut kept = 0;
+    for at in 0..claims.len() {
+        let claim = claims[at];
+        let same = |other: u64| other >> SECTION_BITS == claim >> SECTION_BITS;
+        if kept >= 2 && same(claims[kept - 1]) && same(claims[kept - 2]) {
+            claims[kept - 1] = claim;
+        } else {
+            claims[kept] = claim;
+            kept += 1;
+        }
+    }
+    claims.truncate(kept);
 }
 
 /// What the checks know.
@@ -158,36 +199,82 @@ impl Image {
 
     /// Fills the filter from the tables, and finds clusters that two tables claim.
     pub(crate) fn note_tables(&self) {
+        let mut claims = 0_u64;
+        let mut filter = vec![0_u64; (self.overlap.mask / 64 + 1) as usize];
+        self.each_claim(&mut |cluster, _| {
+            let bit = cluster & self.overlap.mask;
+            filter[(bit / 64) as usize] |= 1 << (bit % 64);
+            claims += 1;
+        });
+        let conflicts = self.find_conflicts(claims.div_ceil(CLAIMS as u64 / 2).max(1));
+        let mut state = self.overlap.state.lock();
+        state.filter.iter_mut().zip(filter).for_each(|(word, bits)| *word |= bits);
+        state.conflicts = conflicts;
+    }
+
+    /// Calls back for every cluster that the header and the active tables claim, with what it would be.
+    fn each_claim(&self, found: &mut dyn FnMut(u64, Sections)) {
         let bits = self.geometry.cluster_bits;
-        let mut claims: Vec<(u64, Sections)> = vec![(0, Sections::MAIN_HEADER)];
+        found(0, Sections::MAIN_HEADER);
         {
             let l1 = self.l1.read();
             let first = l1.offset >> bits;
             let clusters = self.geometry.clusters(8 * l1.entries.len() as u64);
-            claims.extend((first..first + clusters).map(|c| (c, Sections::ACTIVE_L1)));
+            (first..first + clusters).for_each(|c| found(c, Sections::ACTIVE_L1));
             let tables = l1.entries.iter().map(|e| (e & OFFSET_MASK) >> bits);
-            claims.extend(tables.filter(|&c| c != 0).map(|c| (c, Sections::ACTIVE_L2)));
+            tables.filter(|&c| c != 0).for_each(|c| found(c, Sections::ACTIVE_L2));
         }
-        {
-            let table = self.refcounts.table.lock();
-            let first = table.offset >> bits;
-            let clusters = self.geometry.clusters(8 * table.entries.len() as u64);
-            claims.extend((first..first + clusters).map(|c| (c, Sections::REFCOUNT_TABLE)));
-            let blocks = table.entries.iter().map(|e| (e & REFCOUNT_TABLE_MASK) >> bits);
-            claims.extend(blocks.filter(|&c| c != 0).map(|c| (c, Sections::REFCOUNT_BLOCK)));
-        }
-        claims.sort_unstable_by_key(|(cluster, section)| (*cluster, section.bits()));
-        let mut state = self.overlap.state.lock();
-        state.conflicts.clear();
-        for (cluster, _) in &claims {
-            let bit = cluster & self.overlap.mask;
-            state.filter[(bit / 64) as usize] |= 1 << (bit % 64);
-        }
-        for pair in claims.windows(2) {
-            if pair[0].0 == pair[1].0 {
-                state.conflicts.insert(pair[0].0, (pair[0].1, pair[1].1));
+        let table = self.refcounts.table.lock();
+        let first = table.offset >> bits;
+        let clusters = self.geometry.clusters(8 * table.entries.len() as u64);
+        (first..first + clusters).for_each(|c| found(c, Sections::REFCOUNT_TABLE));
+        let blocks = table.entries.iter().map(|e| (e & REFCOUNT_TABLE_MASK) >> bits);
+        blocks.filter(|&c| c != 0).for_each(|c| found(c, Sections::REFCOUNT_BLOCK));
+    }
+
+    /// Sorts the claims, some of the clusters at a time: there may be millions.
+    fn find_conflicts(&self, passes: u64) -> Conflicts {
+        let hasher = RandomState::new();
+        let mut listed = BTreeMap::new();
+        for pass in 0..passes {
+            let mut claims = Vec::with_capacity(if passes == 1 { 0 } else { CLAIMS });
+            let mut too_many = false;
+            self.each_claim(&mut |cluster, section| {
+                if passes != 1 && hasher.hash_one(cluster) % passes != pass {
+                    return;
+                }
+                if claims.len() == CLAIMS {
+                    keep_two_of_each(&mut claims);
+                    too_many |= claims.len() > CLAIMS / 4 * 3;
+                    claims.truncate(CLAIMS / 4 * 3);
+                }
+                claims.push(cluster << SECTION_BITS | u64::from(section.bits().trailing_zeros()));
+            });
+            keep_two_of_each(&mut claims);
+            for pair in claims.windows(2).filter(|p| p[0] >> SECTION_BITS == p[1] >> SECTION_BITS) {
+                let section = |claim: u64| Sections::from_bits_retain(1 << (claim & SECTION_MASK));
+                listed.insert(pair[0] >> SECTION_BITS, (section(pair[0]), section(pair[1])));
+            }
+            if too_many || listed.len() > MAX_CONFLICTS {
+                return Conflicts::Many;
             }
         }
+        Conflicts::Listed(listed)
+    }
+
+    /// Two of the claims on a cluster, if there are so many.
+    fn conflict_on(&self, cluster: u64) -> Option<(Sections, Sections)> {
+        // The tables are not looked at with the state locked.
+        if let Conflicts::Listed(listed) = &self.overlap.state.lock().conflicts {
+            return listed.get(&cluster).copied();
+        }
+        let mut claims = Vec::new();
+        self.each_claim(&mut |claimed, section| {
+            if claimed == cluster && claims.len() < 2 {
+                claims.push(section);
+            }
+        });
+        (claims.len() == 2).then(|| (claims[0], claims[1]))
     }
 
     /// The section that a range of the file overlaps, among those that are checked and not among `ignored`.
@@ -246,8 +333,7 @@ impl Image {
 
     /// What is wrong with writing a table where another table was found at opening.
     pub(crate) fn table_conflict(&self, offset: u64, own: Sections) -> Option<String> {
-        let state = self.overlap.state.lock();
-        let (a, b) = *state.conflicts.get(&(offset >> self.geometry.cluster_bits))?;
+        let (a, b) = self.conflict_on(offset >> self.geometry.cluster_bits)?;
         let other = if a == own { b } else { a };
         let checked = *self.overlap.sections.lock();
         checked.contains(other).then(|| {

@@ -108,7 +108,7 @@ fn refuse_external(header: &Header) -> Result<()> {
 #[async_trait]
 impl Snapshots for Image {
     async fn list(&self) -> Result<Vec<SnapshotInfo>> {
-        Ok(read_table(self).await?.snapshots.iter().map(info).collect())
+        Ok(read_table(self).await?.snapshots.into_iter().map(|snapshot| info(&snapshot)).collect())
     }
 
     async fn create(&self, wanted: &SnapshotInfo) -> Result<String> {

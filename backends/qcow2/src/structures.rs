@@ -13,6 +13,7 @@ use rhea_block::{BlockError, BlockNode, Result, ResultExt};
 use crate::counts::Counts;
 use crate::geometry::{Geometry, REFCOUNT_TABLE_MASK};
 use crate::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
+use crate::image::read_words;
 use crate::refcount_bits;
 
 /// Reads of tables under way at once.
@@ -36,10 +37,8 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 pub(crate) async fn read_refcount_table(file: &Arc<BlockNode>, header: &Header) -> Result<Vec<u64>> {
     let offset = header.refcount_table_offset;
     let len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
-    let there = file.length().saturating_sub(offset).min(len) / 8 * 8;
-    let table =
-        read_vector(file.clone(), offset, there).await.context("Could not read the refcount table")?;
-    Ok(words(&table.to_vec()).collect())
+    let there = file.length().saturating_sub(offset).min(len) / 8;
+    read_words(file, offset, there).await.context("Could not read the refcount table")
 }
 
 /// All refcounts of an image whose table and blocks are sound; an error else.

@@ -310,6 +310,23 @@ fn examine(bytes: Vec<u8>, possible: &[State]) {
     }
 }
 
+/// If the last write is one of the header: what is left if only half of the first sector was written, the one or the other.
+fn torn_header(durable: &[u8], pending: &[Step]) -> Vec<Vec<u8>> {
+    const HALF: usize = SECTOR / 2;
+    let Some((Step::Write(0, header), before)) = pending.split_last() else { return vec![] };
+    let first = header[..HALF.min(header.len())].to_vec();
+    let second = header[HALF.min(header.len())..SECTOR.min(header.len())].to_vec();
+    let mut whole = durable.to_vec();
+    before.iter().for_each(|step| apply(&mut whole, step));
+    let mut torn = vec![];
+    for half in [Step::Write(0, first), Step::Write(HALF as u64, second)] {
+        let mut bytes = whole.clone();
+        apply(&mut bytes, &half);
+        torn.push(bytes);
+    }
+    torn
+}
+
 /// Cuts the record everywhere; `lost` decides which sectors of the writes since the last flush are missing.
 fn replay(file: &Recorder, start: &[u8], history: &History, lost: &[u8]) {
     let steps = file.steps.lock().unwrap().clone();
@@ -336,6 +353,9 @@ fn replay(file: &Recorder, start: &[u8], history: &History, lost: &[u8]) {
             }
             Some(number) => &history[number],
         };
+        for torn in torn_header(&durable, &pending) {
+            examine(torn, possible);
+        }
         // All of it, and a part.
         let mut whole = durable.clone();
         pending.iter().for_each(|step| apply(&mut whole, step));

@@ -331,7 +331,10 @@ impl Image {
         }
     }
 
-    async fn flush_files(&self) -> Result<()> {
+    /// Flushes, for a reason that the file is told of as a debug event: so the crash tests can leave out the flushes of one
+    /// name, and show that each is needed.
+    async fn flush_files(&self, why: &'static str) -> Result<()> {
+        self.file.node().debug_event(why).await;
         for extent in &self.extents {
             if let Some(edge) = &extent.file
                 && !Arc::ptr_eq(edge, &self.file)
@@ -346,7 +349,7 @@ impl Image {
     pub(crate) async fn commit(&self) -> Result<()> {
         let _committing = self.committing.lock().await;
         let taken = self.tables.take_dirty();
-        self.flush_files().await?;
+        self.flush_files("vmdk_before_tables").await?;
         if taken.taken.is_empty() {
             return Ok(());
         }
@@ -362,7 +365,7 @@ impl Image {
                 file.write_bytes(place(&file, sparse, directory, *table)?, bytes).await?;
             }
         }
-        self.flush_files().await?;
+        self.flush_files("vmdk_after_tables").await?;
         taken.written();
         Ok(())
     }

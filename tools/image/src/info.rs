@@ -75,7 +75,7 @@ fn facts(node: &Arc<BlockNode>) -> BoxFuture<'_, Outcome<Option<FormatInfo>>> {
         if WITHOUT_FACTS.contains(&node.driver_name()) {
             return Ok(None);
         }
-        let own = node.driver().format_info().await?;
+        let own = FormatInfo { specific: None, ..node.driver().format_info().await? };
         let below = match node.driver_name() {
             "raw" => node.file(),
             "blkdebug" => node.edges().first().map(|e| e.node()),
@@ -150,7 +150,7 @@ fn describe<'a>(
         if let Some(snapshots) = node.driver().snapshots() {
             let list = snapshots.list().await?;
             if !list.is_empty() {
-                put("snapshots", Value::Array(list.iter().map(snapshot_value).collect()));
+                put("snapshots", Value::Array(list.into_iter().map(snapshot_value).collect()));
             }
         }
         let specific = match (own.specific, node.driver_name()) {
@@ -195,7 +195,7 @@ fn child_name(node: &Arc<BlockNode>) -> String {
     }
 }
 
-fn snapshot_value(snapshot: &SnapshotInfo) -> Value {
+fn snapshot_value(snapshot: SnapshotInfo) -> Value {
     let mut value = json!({
         "id": snapshot.id,
         "name": snapshot.name,
@@ -285,7 +285,7 @@ fn human(report: &Value, path: &str, level: usize, out: &mut String) {
         && !data.is_empty()
     {
         line("Format specific information:".into());
-        dump(&Value::Object(data.clone()), level + 1, out);
+        dump_members(data, level + 1, out);
     }
     for child in report["children"].as_array().into_iter().flatten() {
         let path = format!("{path}/{}", child["name"].as_str().unwrap_or_default());
@@ -294,26 +294,25 @@ fn human(report: &Value, path: &str, level: usize, out: &mut String) {
     }
 }
 
-/// Members and items, a line each, deeper ones indented.
-fn dump(value: &Value, level: usize, out: &mut String) {
-    let mut entry = |key: String, value: &Value| {
-        let indent = "    ".repeat(level);
-        match value {
-            Value::Object(_) | Value::Array(_) => {
-                let _ = writeln!(out, "{indent}{key}:");
-                dump(value, level + 1, out);
-            }
-            Value::String(text) => drop(writeln!(out, "{indent}{key}: {text}")),
-            other => drop(writeln!(out, "{indent}{key}: {other}")),
-        }
-    };
+/// Members, a line each, deeper ones indented.
+fn dump_members(object: &Map<String, Value>, level: usize, out: &mut String) {
+    json::ordered(object).into_iter().for_each(|(k, v)| dump_entry(&k.replace('-', " "), v, level, out));
+}
+
+fn dump_entry(key: &str, value: &Value, level: usize, out: &mut String) {
+    let indent = "    ".repeat(level);
     match value {
         Value::Object(object) => {
-            json::ordered(object).into_iter().for_each(|(k, v)| entry(k.replace('-', " "), v));
+            let _ = writeln!(out, "{indent}{key}:");
+            dump_members(object, level + 1, out);
         }
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(index, v)| entry(format!("[{index}]"), v));
+            let _ = writeln!(out, "{indent}{key}:");
+            for (index, item) in items.iter().enumerate() {
+                dump_entry(&format!("[{index}]"), item, level + 1, out);
+            }
         }
-        _ => {}
+        Value::String(text) => drop(writeln!(out, "{indent}{key}: {text}")),
+        other => drop(writeln!(out, "{indent}{key}: {other}")),
     }
 }

@@ -6,11 +6,10 @@
 //! ```
 //! All numbers are big-endian.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rhea_async_io::{IoVector, IoView, unblock};
+use rhea_async_io::{IoVector, IoView};
 use rhea_block::{
     BlockError, BlockStatus, Driver, DriverKind, Edge, FormatInfo, Node, OpenContext, Result, ResultExt,
     Role, StatusFlags, WriteFlags,
@@ -18,6 +17,7 @@ use rhea_block::{
 use rhea_options::Options;
 
 use crate::fields::{be32, be64};
+use crate::inflate::{Decoder, inflate};
 use crate::read_only::{LastPart, check_read_only, refuse_write};
 use crate::tables::{Table, TableCache};
 
@@ -111,17 +111,11 @@ impl CloopImage {
                 "invalid compressed block size at index {index}, image file is corrupt"
             )));
         }
-        let mut bytes = vec![0; len as usize];
-        self.file.node().read_bytes(start, &mut bytes).await?;
-        let size = self.block_size as usize;
-        let block = unblock(move || {
-            let mut block = vec![0; size];
-            flate2::read::ZlibDecoder::new(&bytes[..]).read_exact(&mut block).map(|()| block)
-        })
-        .await
-        .map_err(|error| {
-            BlockError::new(libc::EIO, format!("block {number} does not decompress: {error}"))
-        })?;
+        self.last.forget();
+        let (file, size) = (self.file.node(), self.block_size as usize);
+        let block = inflate(&file, start, len, Decoder::zlib(), size)
+            .await
+            .context(format!("Could not read block {number}"))?;
         let block = Arc::new(block);
         self.last.put(number, block.clone());
         Ok(block)

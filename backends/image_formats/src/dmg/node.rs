@@ -11,6 +11,7 @@ use rhea_block::{
 
 use super::adc;
 use super::chunks::{Chunk, Chunks, Kind};
+use crate::inflate::{Decoder, inflate};
 use crate::read_only::{LastPart, refuse_write};
 
 pub(super) struct DmgImage {
@@ -26,8 +27,6 @@ fn decompress(kind: Kind, bytes: &[u8], len: usize) -> Result<Vec<u8>> {
     let failed =
         |error: std::io::Error| BlockError::new(libc::EIO, format!("it does not decompress: {error}"));
     match kind {
-        Kind::Zlib => flate2::read::ZlibDecoder::new(bytes).read_exact(&mut out).map_err(failed)?,
-        Kind::Bzip2 => bzip2::read::BzDecoder::new(bytes).read_exact(&mut out).map_err(failed)?,
         Kind::Lzfse => {
             let mut decoder = lzfse_rust::LzfseRingDecoder::default();
             decoder.reader_bytes(bytes).read_exact(&mut out).map_err(failed)?;
@@ -37,7 +36,8 @@ fn decompress(kind: Kind, bytes: &[u8], len: usize) -> Result<Vec<u8>> {
                 .ok_or_else(|| BlockError::new(libc::EIO, "it does not decompress: bad ADC data"))?;
         }
         Kind::Lzma => return Err(BlockError::unsupported("LZMA (type 0x80000008) is not supported")),
-        Kind::Zero | Kind::Raw => {}
+        // These are read, or decompressed piece by piece.
+        Kind::Zero | Kind::Raw | Kind::Zlib | Kind::Bzip2 => {}
     }
     Ok(out)
 }
@@ -57,9 +57,17 @@ impl DmgImage {
         if chunk.offset + chunk.stored > file.length() {
             return Err(BlockError::malformed(format!("chunk {number} lies beyond the file's end")));
         }
-        let mut stored = vec![0; chunk.stored as usize];
-        file.read_bytes(chunk.offset, &mut stored).await?;
-        let bytes = unblock(move || decompress(chunk.kind, &stored, chunk.len as usize)).await;
+        self.last.forget();
+        let Chunk { kind, offset, stored, len, .. } = chunk;
+        let bytes = match kind {
+            Kind::Zlib => inflate(&file, offset, stored, Decoder::zlib(), len as usize).await,
+            Kind::Bzip2 => inflate(&file, offset, stored, Decoder::bzip2(), len as usize).await,
+            _ => {
+                let mut bytes = vec![0; stored as usize];
+                file.read_bytes(offset, &mut bytes).await?;
+                unblock(move || decompress(kind, &bytes, len as usize)).await
+            }
+        };
         let bytes = Arc::new(bytes.context(format!("Could not read chunk {number}"))?);
         self.last.put(number, bytes.clone());
         Ok(bytes)

@@ -8,10 +8,9 @@ use rhea_block::{BlockError, BlockNode, CheckResult, Repair, Result, Truncate, W
 use super::header::{LEN, at};
 use super::node::ParallelsImage;
 use crate::fields::le32;
+use crate::scan::{Part, Scan};
+use crate::tables::Table;
 use crate::used::UsedSet;
-
-/// Entries looked at at once.
-const CHUNK: u64 = 64 << 10;
 
 struct Check<'a> {
     image: &'a ParallelsImage,
@@ -98,19 +97,19 @@ impl Check<'_> {
             self.result.check_errors += 1;
             self.result.tell("ERROR the BAT ends beyond the file's end".into());
         }
-        let mut first = 0;
-        while first < known {
-            let count = (known - first).min(CHUNK);
-            let mut bytes = vec![0; count as usize * 4];
-            self.file().read_bytes(LEN as u64 + first * 4, &mut bytes).await?;
-            for (index, entry) in (first..).zip(bytes.chunks_exact(4).map(|e| le32(e, 0))) {
+        let mut scan = Scan::new(self.file(), Table { len: known * 4, ..self.image.bat });
+        while let Some((at, part)) = scan.next().await? {
+            let Part::Bytes(bytes) = part else {
+                self.last = None;
+                continue;
+            };
+            for (index, entry) in (at / 4..).zip(bytes.chunks_exact(4).map(|e| le32(e, 0))) {
                 match entry {
                     // A gap of the disk may be one of the file.
                     0 => self.last = None,
                     _ => self.entry(index, entry).await?,
                 }
             }
-            first += count;
         }
         Ok(())
     }

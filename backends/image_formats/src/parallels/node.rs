@@ -17,6 +17,7 @@ use crate::end::FileEnd;
 use crate::fields::le32;
 use crate::image::ImageFormat;
 use crate::ranges::RangeLocks;
+use crate::scan::{Part, Scan};
 use crate::tables::{Rank, Table, TableCache};
 
 /// Clusters of the file that are remembered as free.
@@ -128,17 +129,16 @@ impl ParallelsImage {
 }
 
 /// The end of the last cluster in the file, and whether the BAT refers to some beyond the file.
-async fn data_end(file: &BlockNode, header: &Header, bat: Table) -> Result<(u64, bool)> {
+async fn data_end(file: &Arc<BlockNode>, header: &Header, bat: Table) -> Result<(u64, bool)> {
     let mut outside = false;
     let mut end = header.data_start();
-    let mut chunk = vec![0; 1 << 20];
     // A BAT beyond the file's end has nothing in it.
     let len = bat.len.min(file.length().saturating_sub(bat.offset)) / 4 * 4;
-    let mut at = 0;
-    while at < len {
-        let part = &mut chunk[..(len - at).min(1 << 20) as usize];
-        file.read_bytes(bat.offset + at, part).await.context("Could not read the BAT")?;
-        let last = part.chunks_exact(4).map(|e| le32(e, 0)).max().unwrap_or(0);
+    let mut scan = Scan::new(file.clone(), Table { len, ..bat });
+    while let Some((_, part)) = scan.next().await.context("Could not read the BAT")? {
+        // Zero stands for clusters without data.
+        let Part::Bytes(bytes) = part else { continue };
+        let last = bytes.chunks_exact(4).map(|e| le32(e, 0)).max().unwrap_or(0);
         let last_end = header.offset_of(last) + header.cluster_size;
         // What refers to nowhere in the file is for `check` to find; new storage need not go behind it.
         if last != 0 && last_end <= file.length().next_multiple_of(header.cluster_size) {
@@ -147,7 +147,6 @@ async fn data_end(file: &BlockNode, header: &Header, bat: Table) -> Result<(u64,
             end = end.max(file.length().next_multiple_of(header.cluster_size));
             outside = true;
         }
-        at += part.len() as u64;
     }
     Ok((end, outside))
 }

@@ -163,7 +163,16 @@ impl ClusterMap for QcowImage {
     async fn lookup(&self, cluster: u64, count: u64) -> Result<(Mapping, u64)> {
         let index = cluster % self.per_table();
         let Some(table) = self.l2_table(cluster).await? else {
-            return Ok((Mapping::Unallocated, count.min(self.per_table() - index)));
+            // There may be millions of tables that are not there.
+            let first = cluster >> self.header.l2_bits;
+            let tables = self
+                .tables
+                .get(self.l1, first * 8, |bytes| {
+                    bytes.chunks_exact(8).take_while(|entry| **entry == [0; 8]).count() as u64
+                })
+                .await?;
+            let run = (tables.max(1) * self.per_table()).saturating_sub(index);
+            return Ok((Mapping::Unallocated, count.min(run)));
         };
         let size = self.cluster_size();
         let (first, run) = self

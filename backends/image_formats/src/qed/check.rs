@@ -5,10 +5,9 @@ use rhea_block::{BlockError, CheckResult, Repair, Result};
 use super::header::{Header, NEED_CHECK};
 use super::node::QedImage;
 use crate::fields::le64;
+use crate::scan::{Part, Scan};
+use crate::tables::Table;
 use crate::used::UsedSet;
-
-/// Entries looked at at once.
-const CHUNK: u64 = 32 << 10;
 
 struct Check<'a> {
     image: &'a QedImage,
@@ -58,15 +57,14 @@ impl Check<'_> {
     async fn run(&mut self) -> Result<()> {
         let l1 = self.header.l1_table_offset;
         self.claim(l1, self.header.table_size.into());
-        let mut at = 0;
-        let table_len = self.header.table_len();
-        while at < table_len {
-            let entries = self.read_entries(l1, at).await?;
-            for (index, &offset) in entries.iter().enumerate() {
+        let mut scan = self.scan(l1);
+        while let Some((at, part)) = scan.next().await? {
+            let Part::Bytes(bytes) = part else { continue };
+            for (index, offset) in (0..).zip(bytes.chunks_exact(8).map(|e| le64(e, 0))) {
                 if offset == 0 {
                     continue;
                 }
-                let entry_at = l1 + at + index as u64 * 8;
+                let entry_at = l1 + at + index * 8;
                 if !self.header.is_table_offset(offset, self.file_length) {
                     self.bad_entry(entry_at).await?;
                     continue;
@@ -76,21 +74,20 @@ impl Check<'_> {
                     self.check_l2(offset).await?;
                 }
             }
-            at += entries.len() as u64 * 8;
         }
         Ok(())
     }
 
     async fn check_l2(&mut self, table: u64) -> Result<()> {
         let mut last = 0u64;
-        let mut at = 0;
-        while at < self.header.table_len() {
-            let entries = self.read_entries(table, at).await?;
-            for (index, &offset) in entries.iter().enumerate() {
+        let mut scan = self.scan(table);
+        while let Some((at, part)) = scan.next().await? {
+            let Part::Bytes(bytes) = part else { continue };
+            for (index, offset) in (0..).zip(bytes.chunks_exact(8).map(|e| le64(e, 0))) {
                 if offset <= 1 {
                     continue;
                 }
-                let entry_at = table + at + index as u64 * 8;
+                let entry_at = table + at + index * 8;
                 let valid = self.header.is_cluster_offset(offset, self.file_length);
                 if !valid {
                     self.bad_entry(entry_at).await?;
@@ -107,16 +104,12 @@ impl Check<'_> {
                 }
                 self.claim(offset, 1);
             }
-            at += entries.len() as u64 * 8;
         }
         Ok(())
     }
 
-    async fn read_entries(&self, table: u64, at: u64) -> Result<Vec<u64>> {
-        let len = (CHUNK * 8).min(self.header.table_len() - at);
-        let mut bytes = vec![0; len as usize];
-        self.image.file.node().read_bytes(table + at, &mut bytes).await?;
-        Ok(bytes.chunks_exact(8).map(|e| le64(e, 0)).collect())
+    fn scan(&self, offset: u64) -> Scan {
+        Scan::new(self.image.file.node(), Table { offset, len: self.header.table_len() })
     }
 
     /// Marks clusters as used; false, and corruptions, if some are already.

@@ -8,6 +8,8 @@ use rhea_block::{CheckResult, Repair, Result};
 use super::header::DISCARDED;
 use super::node::VdiImage;
 use crate::fields::le32;
+use crate::scan::{Part, Scan};
+use crate::tables::Table;
 use crate::used::UsedSet;
 
 /// Blocks of the file that are looked at in one pass over the map: 32 MiB of memory. Only disks of more than 256 TiB need
@@ -64,22 +66,34 @@ impl Check<'_> {
     /// Looks at the entries that refer to some of the file's blocks; those that refer to none belong to the first pass.
     async fn pass(&mut self, window: Range<u64>) -> Result<()> {
         let mut used = UsedSet::new(window.end - window.start);
-        let mut chunk = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < self.map_len {
-            let part = &mut chunk[..(self.map_len - at).min(1 << 20) as usize];
-            self.image.file.node().read_bytes(self.image.map.offset + at, part).await?;
-            for (block, entry) in (at / 4..).zip(part.chunks_exact(4).map(|e| le32(e, 0))) {
-                if entry < DISCARDED {
-                    self.entry(block, entry, &window, &mut used);
+        let table = Table { len: self.map_len, ..self.image.map };
+        let mut scan = Scan::new(self.image.file.node(), table);
+        while let Some((at, part)) = scan.next().await? {
+            match part {
+                Part::Zeroes(len) => self.first_block(at / 4, len / 4, &window, &mut used),
+                Part::Bytes(bytes) => {
+                    for (block, entry) in (at / 4..).zip(bytes.chunks_exact(4).map(|e| le32(e, 0))) {
+                        if entry < DISCARDED {
+                            self.entry(block, entry, &window, &mut used);
+                        }
+                    }
                 }
             }
-            at += part.len() as u64;
         }
         if self.first_free == window.start {
             self.first_free += used.first_free();
         }
         Ok(())
+    }
+
+    /// Entries in a row that refer to the file's first block: all but one of them are wrong.
+    fn first_block(&mut self, block: u64, count: u64, window: &Range<u64>, used: &mut UsedSet) {
+        let told = count.min(CheckResult::MAX_MESSAGES as u64 + 1);
+        (block..block + told).for_each(|block| self.entry(block, 0, window, used));
+        if window.start == 0 {
+            self.allocated += (count - told) as u32;
+            self.result.corruptions += count - told;
+        }
     }
 
     fn entry(&mut self, block: u64, entry: u32, window: &Range<u64>, used: &mut UsedSet) {
@@ -92,7 +106,10 @@ impl Check<'_> {
             self.allocated += 1;
             if !used.insert(u64::from(entry) - window.start) {
                 self.result.corruptions += 1;
-                self.result.tell(format!("ERROR: block index {block} also used by {entry}"));
+                // There can be half a billion of them.
+                if self.result.messages.len() < CheckResult::MAX_MESSAGES {
+                    self.result.tell(format!("ERROR: block index {block} also used by {entry}"));
+                }
             }
         }
     }

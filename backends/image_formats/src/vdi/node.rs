@@ -14,6 +14,7 @@ use crate::end::FileEnd;
 use crate::fields::le32;
 use crate::image::ImageFormat;
 use crate::ranges::RangeLocks;
+use crate::scan::{Part, Scan};
 use crate::tables::{Rank, Table, TableCache};
 
 pub(crate) struct VdiImage {
@@ -61,14 +62,15 @@ impl VdiImage {
                 let file = self.file.node();
                 // What lies beyond the file's end reads as zeroes: block 0.
                 let len = self.map.len.min(file.length().saturating_sub(self.map.offset));
-                let mut chunk = vec![0; 1 << 20];
-                let mut at = 0;
-                while at < len {
-                    let part = &mut chunk[..(len - at).min(1 << 20) as usize];
-                    file.read_bytes(self.map.offset + at, part).await?;
-                    let used = part.chunks_exact(4).map(|e| le32(e, 0)).filter(|&e| e < DISCARDED);
-                    next = next.max(used.max().map_or(0, |last| u64::from(last) + 1));
-                    at += part.len() as u64;
+                let mut scan = Scan::new(file.clone(), Table { len, ..self.map });
+                while let Some((_, part)) = scan.next().await? {
+                    let last = match part {
+                        Part::Zeroes(_) => Some(0),
+                        Part::Bytes(bytes) => {
+                            bytes.chunks_exact(4).map(|e| le32(e, 0)).filter(|&e| e < DISCARDED).max()
+                        }
+                    };
+                    next = next.max(last.map_or(0, |last| u64::from(last) + 1));
                 }
                 if len < self.map.len {
                     next = next.max(1);

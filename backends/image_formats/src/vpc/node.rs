@@ -13,6 +13,7 @@ use crate::end::FileEnd;
 use crate::fields::be32;
 use crate::image::ImageFormat;
 use crate::ranges::RangeLocks;
+use crate::scan::{Part, Scan};
 use crate::tables::{Rank, Table, TableCache};
 
 /// The table's entry for a block without data.
@@ -86,7 +87,7 @@ impl DynamicImage {
 }
 
 /// The end of the last block, where the footer is. Refuses an image whose blocks reach beyond the file.
-async fn find_end(file: &rhea_block::BlockNode, header: &DynamicHeader, table: Table) -> Result<u64> {
+async fn find_end(file: &Arc<rhea_block::BlockNode>, header: &DynamicHeader, table: Table) -> Result<u64> {
     let truncated = || {
         BlockError::malformed(
             "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",
@@ -98,16 +99,15 @@ async fn find_end(file: &rhea_block::BlockNode, header: &DynamicHeader, table: T
     }
     let block_len = header.bitmap_len() + u64::from(header.block_size);
     let mut end = table_end;
-    let mut chunk = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < table.len {
-        let part = &mut chunk[..(table.len - at).min(1 << 20) as usize];
-        file.read_bytes(table.offset + at, part)
-            .await
-            .context("Could not read the block allocation table")?;
-        let last = part.chunks_exact(4).map(|e| be32(e, 0)).filter(|&e| e != UNALLOCATED).max();
+    let mut scan = Scan::new(file.clone(), table);
+    while let Some((_, part)) = scan.next().await.context("Could not read the block allocation table")? {
+        let last = match part {
+            Part::Zeroes(_) => Some(0),
+            Part::Bytes(bytes) => {
+                bytes.chunks_exact(4).map(|e| be32(e, 0)).filter(|&e| e != UNALLOCATED).max()
+            }
+        };
         end = end.max(last.map_or(0, |last| u64::from(last) * 512 + block_len));
-        at += part.len() as u64;
     }
     if end > file.length() { Err(truncated()) } else { Ok(end) }
 }

@@ -15,14 +15,16 @@ use crate::structures::{read_vector, words};
 const FIXED: usize = 24;
 /// Where the flags are in an entry.
 pub(crate) const FLAGS_OFFSET: u64 = 12;
-/// The most bitmaps, as in QEMU.
-pub(crate) const MAX_BITMAPS: u32 = 65535;
+/// The most bitmaps.
+pub(crate) const MAX_BITMAPS: u32 = 16384;
 /// The longest name, in bytes, as in QEMU.
 pub(crate) const MAX_NAME: usize = 1023;
 /// Granularities go from 512 bytes to 2 GiB, as in QEMU.
 pub(crate) const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
-/// The longest directory and table, in bytes.
-const MAX_DIRECTORY: u64 = 64 << 20;
+/// The longest directory, in bytes: half a KiB for each of as many bitmaps as there can be. It is in memory several times
+/// while it is told of.
+const MAX_DIRECTORY: u64 = 512 * MAX_BITMAPS as u64;
+/// The longest table, in bytes.
 const MAX_TABLE: u64 = 8 << 20;
 /// `type` of a dirty tracking bitmap.
 const DIRTY_TRACKING: u8 = 1;
@@ -117,6 +119,7 @@ pub(crate) fn parse(
 ) -> Result<Vec<DirectoryEntry>> {
     let broken = || BlockError::malformed("Broken bitmap directory");
     let mut entries = Vec::new();
+    let mut names = std::collections::HashSet::new();
     let mut rest = bytes;
     while !rest.is_empty() {
         if entries.len() == count as usize {
@@ -145,7 +148,7 @@ pub(crate) fn parse(
         if fixed[16] != DIRTY_TRACKING || !satisfies(&entry, geometry, disk_size) {
             return Err(fails());
         }
-        if entries.iter().any(|e: &DirectoryEntry| e.name == entry.name) {
+        if !names.insert(name) {
             return Err(BlockError::malformed(format!("bitmap directory: two bitmaps are called '{name}'")));
         }
         entries.push(entry);
@@ -182,7 +185,8 @@ pub(crate) async fn read(
         return Err(BlockError::malformed("bitmaps_ext: invalid bitmap directory size"));
     }
     let bytes = read_vector(file.clone(), offset, size).await.context("Failed to read bitmap directory")?;
-    parse(&bytes.to_vec(), extension.nb_bitmaps, geometry, disk_size)
+    let bytes = bytes.as_slice().expect("a fresh vector is one segment");
+    parse(bytes, extension.nb_bitmaps, geometry, disk_size)
 }
 
 /// An entry of a bitmap's table.

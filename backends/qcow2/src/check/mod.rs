@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use rhea_block::{BlockError, BlockNode, CheckResult, Repair, Result};
 
-use self::refcounts::{Block, Pass};
+use self::refcounts::{Blocks, Pass};
 use crate::counts::Counts;
 use crate::finish::finish;
 use crate::geometry::Geometry;
@@ -67,10 +67,10 @@ struct Check<'a> {
     clusters: u64,
     /// One more than the last cluster with a refcount or a reference.
     end_cluster: u64,
-    /// The refcount blocks, by index in the table.
-    blocks: Vec<Block>,
-    /// The refcount table and blocks as they were counted: offset and length.
-    structures: Vec<(u64, u64)>,
+    /// The refcount blocks.
+    blocks: Arc<Blocks>,
+    /// The refcount table, if its clusters were counted: offset and length.
+    table_counted: Option<(u64, u64)>,
     /// Errors that are not the refcounts'.
     wrong_elsewhere: u64,
     /// From this cluster on nothing is used, not even by the old refcount structures.
@@ -166,8 +166,8 @@ impl<'a> Check<'a> {
             unseen: false,
             clusters: 0,
             end_cluster: 0,
-            blocks: Vec::new(),
-            structures: Vec::new(),
+            blocks: Arc::default(),
+            table_counted: None,
             wrong_elsewhere: 0,
             free_from: 0,
             rebuild: false,

@@ -4,11 +4,12 @@
 //! the place of the old ones. Until then the image is as it was.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use rhea_block::{Result, ResultExt};
+use rhea_block::{CheckResult, Result, ResultExt};
 
 use super::Check;
-use super::refcounts::{Actual, Block};
+use super::refcounts::{Actual, Block, Blocks};
 use crate::geometry::Geometry;
 use crate::structures::write_refcounts;
 use crate::write_back::Barrier;
@@ -43,10 +44,11 @@ impl Check<'_> {
         self.header = self.image.header();
         self.geometry = Geometry::new(&self.header);
         let entries = placed.blocks.last().map_or(0, |(index, _)| index + 1);
-        self.blocks = vec![Block::Missing; entries as usize];
+        let mut blocks = Blocks::missing(entries);
         for (index, offset) in placed.blocks {
-            self.blocks[index as usize] = Block::At(offset);
+            blocks.set(index, Block::At(offset), false);
         }
+        self.blocks = Arc::new(blocks);
         self.end_cluster = self.counts.end();
         Ok(())
     }
@@ -70,15 +72,24 @@ impl Check<'_> {
         let bits = self.geometry.cluster_bits;
         let mut freed = BTreeMap::new();
         self.free_from = self.counts.end();
-        for (offset, len) in std::mem::take(&mut self.structures) {
+        let blocks = self.blocks.clone();
+        let block_len = self.geometry.cluster_size;
+        let places = self.table_counted.take().into_iter().chain(blocks.counted().map(|at| (at, block_len)));
+        for (offset, len) in places {
             for cluster in offset >> bits..=(offset + len - 1) >> bits {
-                freed.entry(cluster).or_insert_with(|| self.counts.get(cluster));
+                if tell {
+                    freed.entry(cluster).or_insert_with(|| self.counts.get(cluster));
+                }
+                // Of the last ones nobody would be told.
+                if freed.len() > CheckResult::MAX_MESSAGES {
+                    freed.pop_last();
+                }
                 self.counts.subtract(cluster);
             }
         }
         for (cluster, before) in freed {
             let after = self.counts.get(cluster);
-            if tell && after != before {
+            if after != before {
                 self.tell(format!("Repairing cluster {cluster} refcount={before} reference={after}"));
             }
         }

@@ -1,6 +1,7 @@
 //! Comparing the refcounts on disk with the references that were counted, and putting them right.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -14,6 +15,9 @@ use crate::structures::{IN_FLIGHT, read_refcount_table, read_vector};
 
 /// Bytes of refcount blocks that [`Actual`] keeps.
 const CACHE: u64 = 16 << 20;
+
+/// Clusters without refcounts that are told of in one go.
+const AT_ONCE: usize = 1 << 18;
 
 /// The lower bit of every count in a word of counts.
 const LOW: u64 = 0x5555_5555_5555_5555;
@@ -45,6 +49,50 @@ pub(super) enum Block {
     Unusable,
 }
 
+/// The blocks, by index in the table: a word each, as there may be a million.
+#[derive(Debug, Default)]
+pub(super) struct Blocks(Vec<u64>);
+
+impl Blocks {
+    /// A block that cannot be read.
+    const UNUSABLE: u64 = 1;
+    /// Beside a block's offset: the references have been counted.
+    const COUNTED: u64 = 2;
+
+    /// So many entries that have no block.
+    pub(super) fn missing(entries: u64) -> Self {
+        Self(vec![0; entries as usize])
+    }
+
+    fn unpack(word: u64) -> Block {
+        match word & !Self::COUNTED {
+            0 => Block::Missing,
+            Self::UNUSABLE => Block::Unusable,
+            offset => Block::At(offset),
+        }
+    }
+
+    pub(super) fn get(&self, index: u64) -> Block {
+        self.0.get(index as usize).map_or(Block::Missing, |&word| Self::unpack(word))
+    }
+
+    /// Offsets of blocks are multiples of 512.
+    pub(super) fn set(&mut self, index: u64, block: Block, counted: bool) {
+        let counted = if counted { Self::COUNTED } else { 0 };
+        self.0[index as usize] = counted
+            | match block {
+                Block::Missing => 0,
+                Block::Unusable => Self::UNUSABLE,
+                Block::At(offset) => offset,
+            };
+    }
+
+    /// Where the blocks are whose clusters count a reference each.
+    pub(super) fn counted(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().filter(|&word| word & Self::COUNTED != 0).map(|word| word & !Self::COUNTED)
+    }
+}
+
 /// Whether findings are told or repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
@@ -57,6 +105,7 @@ pub(super) enum Pass {
 /// A refcount block on its way.
 struct Loaded {
     index: u64,
+    block: Block,
     data: Option<Result<IoVector>>,
 }
 
@@ -66,28 +115,28 @@ impl Check<'_> {
         let bits = self.geometry.cluster_bits;
         let offset = self.header.refcount_table_offset;
         let len = u64::from(self.header.refcount_table_clusters) << bits;
-        if self.count_region(offset, len, 1) {
-            self.structures.push((offset, len));
+        self.table_counted = self.count_region(offset, len, 1).then_some((offset, len));
+        let mut blocks = Blocks(read_refcount_table(&self.file, &self.header).await?);
+        for index in 0..blocks.0.len() as u64 {
+            let entry = blocks.0[index as usize];
+            if entry != 0 {
+                let (block, counted) = self.count_refcount_block(index, entry);
+                blocks.set(index, block, counted);
+            }
         }
-        let table = read_refcount_table(&self.file, &self.header).await?;
-        self.blocks = vec![Block::Missing; table.len()];
-        for (index, entry) in table.into_iter().enumerate().filter(|(_, entry)| *entry != 0) {
-            self.blocks[index] = self.count_refcount_block(index, entry);
-        }
+        self.blocks = Arc::new(blocks);
         Ok(())
     }
 
-    fn count_refcount_block(&mut self, index: usize, entry: u64) -> Block {
+    /// What an entry of the table is good for, and whether its block's references were counted.
+    fn count_refcount_block(&mut self, index: u64, entry: u64) -> (Block, bool) {
         let cluster_size = self.geometry.cluster_size;
         let offset = entry & REFCOUNT_TABLE_MASK;
         if entry != offset {
             self.corrupt(1, format!("ERROR refcount table entry {index} has reserved bits set"));
             self.rebuild = true;
-            return if offset.is_multiple_of(cluster_size) && offset < self.file_length {
-                Block::At(offset)
-            } else {
-                Block::Unusable
-            };
+            let there = offset != 0 && offset.is_multiple_of(cluster_size) && offset < self.file_length;
+            return (if there { Block::At(offset) } else { Block::Unusable }, false);
         }
         if !offset.is_multiple_of(cluster_size) {
             self.corrupt(
@@ -97,37 +146,35 @@ impl Check<'_> {
                 ),
             );
             self.rebuild = true;
-            return Block::Unusable;
+            return (Block::Unusable, false);
         }
         if offset >= self.file_length {
             self.found(self.repair.errors, &format!("refcount block {index} is outside image"));
             self.rebuild = true;
-            return Block::Missing;
+            return (Block::Missing, false);
         }
-        if self.count_region(offset, cluster_size, 1) {
-            self.structures.push((offset, cluster_size));
-        }
+        let counted = self.count_region(offset, cluster_size, 1);
         let count = self.counts.get(offset >> self.geometry.cluster_bits);
         if count != 1 {
             self.corrupt(1, format!("ERROR refcount block {index} refcount={count}"));
             self.rebuild = true;
         }
-        Block::At(offset)
+        (Block::At(offset), counted)
     }
 
     /// Compares every refcount with the references counted. In the repairing pass, refcounts are put right in their
     /// blocks.
     pub(super) async fn compare_refcounts(&mut self, pass: Pass) -> Result<()> {
         let geometry = self.geometry;
+        let blocks = self.blocks.clone();
         let (file, cluster_size) = (self.file.clone(), geometry.cluster_size);
         self.clusters = self.file_length.div_ceil(cluster_size).max(self.counts.end());
         let per_block = 1u64 << geometry.refcount_block_bits;
-        let needed = self.clusters.div_ceil(per_block);
-        let blocks: Vec<(u64, Block)> = (0..needed)
-            .zip(self.blocks.iter().copied())
-            .filter(|(_, block)| *block != Block::Missing)
-            .collect();
-        let mut reads = stream::iter(blocks)
+        let needed = self.clusters.div_ceil(per_block).min(blocks.0.len() as u64);
+        let there = (0..needed)
+            .map(move |index| (index, blocks.get(index)))
+            .filter(|(_, block)| *block != Block::Missing);
+        let mut reads = stream::iter(there)
             .map(move |(index, block)| {
                 let file = file.clone();
                 async move {
@@ -135,7 +182,7 @@ impl Check<'_> {
                         Block::At(offset) => Some(read_vector(file, offset, cluster_size).await),
                         _ => None,
                     };
-                    Loaded { index, data }
+                    Loaded { index, block, data }
                 }
             })
             .buffered(IN_FLIGHT);
@@ -152,14 +199,21 @@ impl Check<'_> {
     }
 
     fn compare_missing(&mut self, from: u64, to: u64, pass: Pass) {
-        let mut found = Vec::new();
-        self.counts.each_in(from, to.min(self.clusters), |cluster, count| {
-            found.push((cluster, count));
-            true
-        });
-        for (cluster, count) in found {
-            self.mismatch(cluster, 0, count, pass);
-            self.end_cluster = cluster + 1;
+        let mut from = from;
+        loop {
+            let mut found = Vec::new();
+            self.counts.each_in(from, to.min(self.clusters), |cluster, count| {
+                found.push((cluster, count));
+                found.len() < AT_ONCE
+            });
+            for &(cluster, count) in &found {
+                self.mismatch(cluster, 0, count, pass);
+                self.end_cluster = cluster + 1;
+            }
+            match found.last() {
+                Some((last, _)) if found.len() == AT_ONCE => from = last + 1,
+                _ => return,
+            }
         }
     }
 
@@ -210,11 +264,11 @@ impl Check<'_> {
             group = end;
         }
         if changed {
-            let Some(Block::At(offset)) = self.blocks.get(loaded.index as usize) else {
+            let Block::At(offset) = loaded.block else {
                 unreachable!("only a block that was read can have changed");
             };
             self.wrote = true;
-            self.file.write_bytes(*offset, bytes).await.context("Could not write a refcount block")?;
+            self.file.write_bytes(offset, bytes).await.context("Could not write a refcount block")?;
         }
         Ok(())
     }
@@ -283,10 +337,10 @@ impl Actual {
             if (self.blocks.len() as u64 + 1) << geometry.cluster_bits > CACHE {
                 self.blocks.clear();
             }
-            let block = match check.blocks.get(index as usize) {
-                None | Some(Block::Missing) => Some(Vec::new()),
-                Some(Block::Unusable) => None,
-                Some(&Block::At(offset)) => {
+            let block = match check.blocks.get(index) {
+                Block::Missing => Some(Vec::new()),
+                Block::Unusable => None,
+                Block::At(offset) => {
                     let data = read_vector(check.file.clone(), offset, geometry.cluster_size).await;
                     data.ok().map(|data| data.to_vec())
                 }

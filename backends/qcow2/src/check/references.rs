@@ -4,9 +4,6 @@
 //! entries name is walked once and counted as often as it is named; tables that overlap are bounded by a budget. So the
 //! work and the memory are bounded by the bytes that are really there.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
 use futures_util::StreamExt;
 use futures_util::stream;
 use rhea_async_io::IoVector;
@@ -14,6 +11,7 @@ use rhea_block::{Result, StatusFlags};
 
 use super::Check;
 use crate::bitmap::directory;
+use crate::counts::Counts;
 use crate::geometry::{ALL_ALLOCATED, COMPRESSED, COPIED, L1_RESERVED, L2Entry, OFFSET_MASK, ZERO};
 use crate::header::Autoclear;
 use crate::structures::{IN_FLIGHT, read_vector, words};
@@ -26,6 +24,11 @@ const GAP: u64 = 32 << 10;
 pub(super) const L1_PIECE: u64 = 1 << 20;
 /// Bytes of snapshots' L1 tables in all; more can only be if they overlap.
 const L1_BUDGET: u64 = 64 << 30;
+
+/// Bytes of bitmaps' tables in all; more can only be if they overlap.
+const BITMAP_TABLE_BUDGET: u64 = 1 << 30;
+/// Tables that were met again and are gone through in one go.
+const AT_ONCE: usize = 1 << 16;
 
 /// Bits of a standard L2 entry that are reserved. Bit 0 is told apart where it means something.
 const L2_RESERVED: u64 = !(OFFSET_MASK | COPIED | COMPRESSED | ZERO);
@@ -50,11 +53,21 @@ struct Run {
     copied: bool,
 }
 
-/// L2 tables that were met.
-#[derive(Default)]
+/// L2 tables that were met, by their clusters: there may be millions.
 pub(super) struct Visited {
-    /// By offset: how often it was met after it was walked.
-    again: HashMap<u64, Times>,
+    /// Those that were walked.
+    walked: Counts,
+    /// How often each was met after it was walked.
+    references: Counts,
+    /// The part of that which is the disk's as it is now.
+    active: Counts,
+}
+
+impl Default for Visited {
+    fn default() -> Self {
+        let all = || Counts::new(u64::MAX);
+        Self { walked: Counts::new(1), references: all(), active: all() }
+    }
 }
 
 /// An L1 entry, and whether its table is to be read.
@@ -233,18 +246,16 @@ impl Check<'_> {
     }
 
     /// Notes that an L2 table is named; whether it is the first time.
-    fn visit(&mut self, offset: u64, times: Times, visited: &mut Visited) -> bool {
-        match visited.again.entry(offset) {
-            Entry::Vacant(slot) => {
-                slot.insert(Times::default());
-                true
-            }
-            Entry::Occupied(mut slot) => {
-                slot.get_mut().references += times.references;
-                slot.get_mut().active += times.active;
-                false
-            }
+    fn visit(&self, offset: u64, times: Times, visited: &mut Visited) -> bool {
+        let cluster = offset >> self.geometry.cluster_bits;
+        if visited.walked.add(cluster, 1) == 0 {
+            return true;
         }
+        visited.references.add(cluster, times.references);
+        if times.active != 0 {
+            visited.active.add(cluster, times.active);
+        }
+        false
     }
 
     fn count_l1_entry(&mut self, entry: u64, times: Times) {
@@ -282,10 +293,26 @@ impl Check<'_> {
 
     /// Counts the L2 tables that were met more than once, for the other times.
     async fn count_again(&mut self, visited: Visited) -> Result<()> {
-        let mut again: Vec<(u64, Times)> = visited.again.into_iter().collect();
-        again.retain(|(_, times)| times.references != 0);
-        again.sort_unstable_by_key(|(offset, _)| *offset);
+        let Visited { references, active, .. } = visited;
+        let mut from = 0;
+        loop {
+            let mut again = Vec::new();
+            references.each_in(from, u64::MAX, |cluster, references| {
+                from = cluster + 1;
+                again.push((cluster, Times { references, active: active.get(cluster) }));
+                again.len() < AT_ONCE
+            });
+            if again.is_empty() {
+                return Ok(());
+            }
+            self.count_some_again(again).await?;
+        }
+    }
+
+    async fn count_some_again(&mut self, again: Vec<(u64, Times)>) -> Result<()> {
         let (file, cluster_size) = (self.file.clone(), self.geometry.cluster_size);
+        let bits = self.geometry.cluster_bits;
+        let again = again.into_iter().map(move |(cluster, times)| (cluster << bits, times));
         let mut reads = stream::iter(again)
             .map(move |(offset, times)| {
                 let file = file.clone();
@@ -497,8 +524,15 @@ impl Check<'_> {
                 return Ok(());
             }
         };
+        let mut budget = BITMAP_TABLE_BUDGET;
         for entry in entries {
             let (offset, len) = (entry.table_offset, u64::from(entry.table_size) * 8);
+            let Some(left) = budget.checked_sub(len) else {
+                self.corrupt(1, format!("ERROR bitmap '{}': bitmap tables overlap", entry.name));
+                self.unseen = true;
+                break;
+            };
+            budget = left;
             if !self.count_region(offset, len, 1) {
                 self.unseen = true;
                 continue;

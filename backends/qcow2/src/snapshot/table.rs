@@ -15,8 +15,9 @@ const KNOWN_EXTRA: usize = 24;
 const V3_EXTRA: usize = 16;
 /// The most extra data that is kept, as in QEMU.
 pub(crate) const MAX_EXTRA: usize = 1024;
-/// The longest snapshot table, as in QEMU.
-pub(crate) const MAX_TABLE: u64 = 1024 * MAX_SNAPSHOTS as u64;
+/// The longest snapshot table, in bytes: half a KiB for each of as many snapshots as there can be. It is in memory several
+/// times while it is told of.
+pub(crate) const MAX_TABLE: u64 = 512 * MAX_SNAPSHOTS as u64;
 /// Bytes of the table that are read at a time; holds the longest entry (extra data up to [`MAX_EXTRA`], two strings
 /// of up to 65535 bytes).
 const WINDOW: usize = 256 << 10;
