@@ -393,9 +393,6 @@ impl Image {
         if !self.settings.lock().overlap.contains(Sections::INACTIVE_L2) {
             return Ok(());
         }
-        let active = self.l1();
-        let active: std::collections::BTreeSet<u64> =
-            active.iter().map(|e| e & crate::geometry::OFFSET_MASK).collect();
         let mut tables = std::collections::BTreeSet::new();
         for snapshot in snapshots {
             if snapshot.l1_problem(1 << header.cluster_bits).is_some() {
@@ -404,8 +401,8 @@ impl Image {
             let entries = read_words(&self.file(), snapshot.l1_table_offset, snapshot.l1_size.into()).await?;
             for entry in entries {
                 let offset = entry & crate::geometry::OFFSET_MASK;
-                // A table that is shared is the active one's as well.
-                if offset != 0 && !active.contains(&offset) && tables.len() < MAX {
+                // The active table may name it as well: it is not written in place then, unless the image is corrupt.
+                if offset != 0 && tables.len() < MAX {
                     tables.insert(offset);
                 }
             }

@@ -123,6 +123,10 @@ impl Node for Qcow2Node {
         flags: WriteFlags,
     ) -> Result<()> {
         let image = &self.image;
+        // To ourselves, we would have to enter twice, which whoever wants the image alone in between would not let us.
+        if to.reaches(&image.file()) {
+            return Err(BlockError::os(libc::ENOTSUP));
+        }
         let _share = image.share().await?;
         let _running = image.releases.begin_request();
         if image.encryption.is_some() || image.is_encrypted() {
@@ -285,11 +289,16 @@ impl Node for Qcow2Node {
         image.overlap.set_sections(settings.overlap);
         let before = std::mem::replace(&mut *image.settings.lock(), settings);
         image.writable.store(writable, SeqCst);
-        if writable
-            && !was_writable
-            && let Err(error) = image.become_writable().await
-        {
-            image.writable.store(false, SeqCst);
+        let ready = async {
+            // Tables that nobody asked to protect before may not be known.
+            image.protect_snapshots_and_bitmaps().await?;
+            match writable && !was_writable {
+                true => image.become_writable().await,
+                false => Ok(()),
+            }
+        };
+        if let Err(error) = ready.await {
+            image.writable.store(was_writable, SeqCst);
             image.overlap.set_sections(before.overlap);
             *image.settings.lock() = before;
             return Err(error);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bitflags::bitflags;
 use parking_lot::Mutex;
+use rhea_block::Result;
 
 use crate::geometry::{OFFSET_MASK, REFCOUNT_TABLE_MASK};
 use crate::image::Image;
@@ -104,8 +105,8 @@ struct State {
     filter: Vec<u64>,
     /// Sections that others keep the list of: snapshots and bitmaps.
     lists: BTreeMap<u32, Vec<Protected>>,
-    /// Clusters that two tables claim, found at opening: neither may be written.
-    conflicts: BTreeMap<u64, (Sections, Sections)>,
+    /// Clusters that several tables claim, found at opening: none of them may be written.
+    conflicts: BTreeMap<u64, Sections>,
 }
 
 /// What the checks know.
@@ -185,7 +186,7 @@ impl Image {
         }
         for pair in claims.windows(2) {
             if pair[0].0 == pair[1].0 {
-                state.conflicts.insert(pair[0].0, (pair[0].1, pair[1].1));
+                *state.conflicts.entry(pair[0].0).or_insert(pair[0].1) |= pair[1].1;
             }
         }
     }
@@ -239,19 +240,44 @@ impl Image {
     /// What is wrong with a write to a range of the file, other than to the metadata in `own`; for
     /// [`Image::mark_corrupt`].
     pub(crate) fn overlap_of(&self, offset: u64, len: u64, own: Sections) -> Option<String> {
-        let hit = self.overlapping(offset, len, own)?;
-        let what = if own.is_empty() { "metadata" } else { own.describe() };
-        Some(format!("Preventing invalid write on {what} (overlaps with {})", hit.describe()))
+        self.overlapping(offset, len, own).map(problem)
     }
 
-    /// What is wrong with writing a table where another table was found at opening.
-    pub(crate) fn table_conflict(&self, offset: u64, own: Sections) -> Option<String> {
+    /// What is wrong with writing a part of a table of the kind `own` in its place: another table was found there at opening,
+    /// or one of a snapshot or of the bitmaps is there.
+    ///
+    /// Tables that are made while the image is open need no look: room for them was allocated, and checked then.
+    pub(crate) fn table_conflict(&self, offset: u64, len: u64, own: Sections) -> Option<String> {
+        let bits = self.geometry.cluster_bits;
+        let (first, end) = (offset >> bits, self.geometry.clusters(offset.saturating_add(len)));
+        let checked = *self.overlap.sections.lock() - own;
         let state = self.overlap.state.lock();
-        let (a, b) = *state.conflicts.get(&(offset >> self.geometry.cluster_bits))?;
-        let other = if a == own { b } else { a };
-        let checked = *self.overlap.sections.lock();
-        checked.contains(other).then(|| {
-            format!("Preventing invalid write on {} (overlaps with {})", own.describe(), other.describe())
-        })
+        let mut hit = Sections::empty();
+        for (_, claimed) in state.conflicts.range(first..end) {
+            hit |= *claimed & checked;
+        }
+        for (section, ranges) in &state.lists {
+            let section = Sections::from_bits_retain(*section);
+            let there = |range: &Protected| {
+                let stop = self.geometry.clusters(range.offset.saturating_add(range.len));
+                range.len > 0 && range.offset >> bits < end && first < stop
+            };
+            if checked.contains(section) && ranges.iter().any(there) {
+                hit |= section;
+            }
+        }
+        hit.iter().next().map(problem)
     }
+
+    /// Fails, and marks the image corrupt, if a table's write would hit something else.
+    pub(crate) async fn check_table(&self, offset: u64, len: u64, own: Sections) -> Result<()> {
+        match self.table_conflict(offset, len, own) {
+            None => Ok(()),
+            Some(problem) => Err(self.mark_corrupt(problem).await),
+        }
+    }
+}
+
+fn problem(hit: Sections) -> String {
+    format!("Preventing invalid write on metadata (overlaps with {})", hit.describe())
 }
