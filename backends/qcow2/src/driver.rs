@@ -18,7 +18,7 @@ use crate::cache::Slices;
 use crate::encryption::{Encryption, HeaderClusters};
 use crate::geometry::Geometry;
 use crate::header::{Autoclear, Compatible, CryptMethod, Header, Incompatible};
-use crate::image::{Image, L1Table, read_refcount_table, read_words};
+use crate::image::{Exclusive, Image, L1Table, read_refcount_table, read_words};
 use crate::node::Qcow2Node;
 use crate::options::{CacheSizes, Settings, take_cache_sizes, take_settings};
 use crate::overlap::{OverlapChecks, Protected, Sections};
@@ -225,7 +225,8 @@ async fn open_image(context: &OpenContext<'_>, options: &mut Options) -> Result<
     .await?;
     image.protect_snapshots_and_bitmaps().await?;
     if writable && !check {
-        image.become_writable().await?;
+        let held = image.exclusive().await;
+        image.become_writable(&held).await?;
     }
     Ok(image)
 }
@@ -329,8 +330,8 @@ impl Image {
     }
 
     /// What is to be done before the first write: repairs what a crash left, and clears the bits of features we do not
-    /// know, as their specification asks.
-    pub(crate) async fn become_writable(&self) -> Result<()> {
+    /// know, as their specification asks. Whoever calls has the image alone.
+    pub(crate) async fn become_writable(&self, held: &Exclusive<'_>) -> Result<()> {
         let header = self.header();
         let known = Autoclear::BITMAPS | Autoclear::RAW_EXTERNAL_DATA;
         let unknown = header.autoclear.bits() & !known.bits() != 0;
@@ -346,7 +347,7 @@ impl Image {
             self.flush_file(Barrier::AfterHeader).await?;
         }
         if header.incompatible.contains(Incompatible::DIRTY) && self.dirty_at_open.load(SeqCst) {
-            let repaired = crate::check::check(self, Repair { leaks: true, errors: true })
+            let repaired = crate::check::check_held(self, Repair { leaks: true, errors: true }, held)
                 .await
                 .context("Could not repair dirty image")?;
             if repaired.corruptions > 0 || repaired.check_errors > 0 {

@@ -138,7 +138,16 @@ impl Node for Qcow2Node {
             let run = image.find_run(at, len - done, false).await?;
             let mut piece = run.len;
             match run.kind {
-                Kind::Normal => image.data().copy_range(run.host, to, target, piece, flags).await?,
+                Kind::Normal => {
+                    // The last cluster need not be there whole.
+                    let data = image.data();
+                    let there = data.length().saturating_sub(run.host);
+                    piece = if there == 0 { piece } else { piece.min(there) };
+                    match there {
+                        0 => to.write_zeroes(target, piece, flags).await?,
+                        _ => data.copy_range(run.host, to, target, piece, flags).await?,
+                    }
+                }
                 Kind::Compressed => return Err(BlockError::os(libc::ENOTSUP)),
                 Kind::Unallocated | Kind::UnallocatedReserved if image.is_backed(at, Behind::Backing) => {
                     let Some(backing) = image.backing.load_full() else {
@@ -293,7 +302,7 @@ impl Node for Qcow2Node {
             // Tables that nobody asked to protect before may not be known.
             image.protect_snapshots_and_bitmaps().await?;
             match writable && !was_writable {
-                true => image.become_writable().await,
+                true => image.become_writable(&held).await,
                 false => Ok(()),
             }
         };
