@@ -150,7 +150,7 @@ impl OpenContext<'_> {
         let mut members = options.take_object(name);
         match reference {
             Some(reference) => self.registry.find(&reference).map(Some).ok_or_else(|| {
-                BlockError::invalid(format!("Cannot find device='' nor node-name='{reference}'"))
+                BlockError::invalid(format!("Cannot find device='{reference}' nor node-name='{reference}'"))
             }),
             None => {
                 if members.is_empty() {

@@ -178,9 +178,9 @@ async fn open_backing(
     let header = node.driver().backing_file();
     let child = match wanted {
         BackingOverride::None => return Ok(()),
-        BackingOverride::Reference(name) => registry
-            .find(&name)
-            .ok_or_else(|| BlockError::invalid(format!("Cannot find device='' nor node-name='{name}'")))?,
+        BackingOverride::Reference(name) => registry.find(&name).ok_or_else(|| {
+            BlockError::invalid(format!("Cannot find device='{name}' nor node-name='{name}'"))
+        })?,
         BackingOverride::AsHeader(options) => {
             if flags.contains(OpenFlags::NO_BACKING) {
                 return Ok(());
@@ -270,9 +270,9 @@ async fn probe(
     filename: &str,
 ) -> Result<String> {
     let file = match options.get("file") {
-        Some(name) => registry
-            .find(name)
-            .ok_or_else(|| BlockError::invalid(format!("Cannot find device='' nor node-name='{name}'")))?,
+        Some(name) => registry.find(name).ok_or_else(|| {
+            BlockError::invalid(format!("Cannot find device='{name}' nor node-name='{name}'"))
+        })?,
         None => {
             let mut members = options.clone();
             let members = members.take_object("file");

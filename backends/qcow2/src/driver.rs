@@ -18,7 +18,7 @@ use crate::cache::Slices;
 use crate::encryption::{Encryption, HeaderClusters};
 use crate::geometry::Geometry;
 use crate::header::{Autoclear, Compatible, CryptMethod, Header, Incompatible};
-use crate::image::{Image, L1Table, read_refcount_table, read_words};
+use crate::image::{Exclusive, Image, L1Table, read_refcount_table, read_words};
 use crate::node::Qcow2Node;
 use crate::options::{CacheSizes, Settings, take_cache_sizes, take_settings};
 use crate::overlap::{OverlapChecks, Protected, Sections};
@@ -225,7 +225,8 @@ async fn open_image(context: &OpenContext<'_>, options: &mut Options) -> Result<
     .await?;
     image.protect_snapshots_and_bitmaps().await?;
     if writable && !check {
-        image.become_writable().await?;
+        let held = image.exclusive().await;
+        image.become_writable(&held).await?;
     }
     Ok(image)
 }
@@ -329,8 +330,8 @@ impl Image {
     }
 
     /// What is to be done before the first write: repairs what a crash left, and clears the bits of features we do not
-    /// know, as their specification asks.
-    pub(crate) async fn become_writable(&self) -> Result<()> {
+    /// know, as their specification asks. Whoever calls has the image alone.
+    pub(crate) async fn become_writable(&self, held: &Exclusive<'_>) -> Result<()> {
         let header = self.header();
         let known = Autoclear::BITMAPS | Autoclear::RAW_EXTERNAL_DATA;
         let unknown = header.autoclear.bits() & !known.bits() != 0;
@@ -346,7 +347,7 @@ impl Image {
             self.flush_file(Barrier::AfterHeader).await?;
         }
         if header.incompatible.contains(Incompatible::DIRTY) && self.dirty_at_open.load(SeqCst) {
-            let repaired = crate::check::check(self, Repair { leaks: true, errors: true })
+            let repaired = crate::check::check_held(self, Repair { leaks: true, errors: true }, held)
                 .await
                 .context("Could not repair dirty image")?;
             if repaired.corruptions > 0 || repaired.check_errors > 0 {
@@ -393,9 +394,6 @@ impl Image {
         if !self.settings.lock().overlap.contains(Sections::INACTIVE_L2) {
             return Ok(());
         }
-        let active = self.l1();
-        let active: std::collections::BTreeSet<u64> =
-            active.iter().map(|e| e & crate::geometry::OFFSET_MASK).collect();
         let mut tables = std::collections::BTreeSet::new();
         for snapshot in snapshots {
             if snapshot.l1_problem(1 << header.cluster_bits).is_some() {
@@ -404,8 +402,8 @@ impl Image {
             let entries = read_words(&self.file(), snapshot.l1_table_offset, snapshot.l1_size.into()).await?;
             for entry in entries {
                 let offset = entry & crate::geometry::OFFSET_MASK;
-                // A table that is shared is the active one's as well.
-                if offset != 0 && !active.contains(&offset) && tables.len() < MAX {
+                // The active table may name it as well: it is not written in place then, unless the image is corrupt.
+                if offset != 0 && tables.len() < MAX {
                     tables.insert(offset);
                 }
             }

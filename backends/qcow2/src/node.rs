@@ -123,6 +123,10 @@ impl Node for Qcow2Node {
         flags: WriteFlags,
     ) -> Result<()> {
         let image = &self.image;
+        // To ourselves, we would have to enter twice, which whoever wants the image alone in between would not let us.
+        if to.reaches(&image.file()) {
+            return Err(BlockError::os(libc::ENOTSUP));
+        }
         let _share = image.share().await?;
         let _running = image.releases.begin_request();
         if image.encryption.is_some() || image.is_encrypted() {
@@ -134,7 +138,16 @@ impl Node for Qcow2Node {
             let run = image.find_run(at, len - done, false).await?;
             let mut piece = run.len;
             match run.kind {
-                Kind::Normal => image.data().copy_range(run.host, to, target, piece, flags).await?,
+                Kind::Normal => {
+                    // The last cluster need not be there whole.
+                    let data = image.data();
+                    let there = data.length().saturating_sub(run.host);
+                    piece = if there == 0 { piece } else { piece.min(there) };
+                    match there {
+                        0 => to.write_zeroes(target, piece, flags).await?,
+                        _ => data.copy_range(run.host, to, target, piece, flags).await?,
+                    }
+                }
                 Kind::Compressed => return Err(BlockError::os(libc::ENOTSUP)),
                 Kind::Unallocated | Kind::UnallocatedReserved if image.is_backed(at, Behind::Backing) => {
                     let Some(backing) = image.backing.load_full() else {
@@ -285,11 +298,16 @@ impl Node for Qcow2Node {
         image.overlap.set_sections(settings.overlap);
         let before = std::mem::replace(&mut *image.settings.lock(), settings);
         image.writable.store(writable, SeqCst);
-        if writable
-            && !was_writable
-            && let Err(error) = image.become_writable().await
-        {
-            image.writable.store(false, SeqCst);
+        let ready = async {
+            // Tables that nobody asked to protect before may not be known.
+            image.protect_snapshots_and_bitmaps().await?;
+            match writable && !was_writable {
+                true => image.become_writable(&held).await,
+                false => Ok(()),
+            }
+        };
+        if let Err(error) = ready.await {
+            image.writable.store(was_writable, SeqCst);
             image.overlap.set_sections(before.overlap);
             *image.settings.lock() = before;
             return Err(error);

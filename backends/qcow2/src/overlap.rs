@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 use bitflags::bitflags;
 use parking_lot::Mutex;
+use rhea_block::Result;
 
 use crate::geometry::{OFFSET_MASK, REFCOUNT_TABLE_MASK};
 use crate::image::Image;
@@ -262,19 +264,22 @@ impl Image {
         Conflicts::Listed(listed)
     }
 
-    /// Two of the claims on a cluster, if there are so many.
-    fn conflict_on(&self, cluster: u64) -> Option<(Sections, Sections)> {
+    /// The sections that claim clusters of a range together with another one.
+    fn conflicts_within(&self, clusters: Range<u64>) -> Sections {
         // The tables are not looked at with the state locked.
         if let Conflicts::Listed(listed) = &self.overlap.state.lock().conflicts {
-            return listed.get(&cluster).copied();
+            return listed.range(clusters).fold(Sections::empty(), |all, (_, (a, b))| all | *a | *b);
         }
-        let mut claims = Vec::new();
-        self.each_claim(&mut |claimed, section| {
-            if claimed == cluster && claims.len() < 2 {
-                claims.push(section);
+        let mut all = Sections::empty();
+        let mut first_claims: BTreeMap<u64, Sections> = BTreeMap::new();
+        self.each_claim(&mut |cluster, section| {
+            if clusters.contains(&cluster)
+                && let Some(other) = first_claims.insert(cluster, section)
+            {
+                all |= section | other;
             }
         });
-        (claims.len() == 2).then(|| (claims[0], claims[1]))
+        all
     }
 
     /// The section that a range of the file overlaps, among those that are checked and not among `ignored`.
@@ -326,18 +331,41 @@ impl Image {
     /// What is wrong with a write to a range of the file, other than to the metadata in `own`; for
     /// [`Image::mark_corrupt`].
     pub(crate) fn overlap_of(&self, offset: u64, len: u64, own: Sections) -> Option<String> {
-        let hit = self.overlapping(offset, len, own)?;
-        let what = if own.is_empty() { "metadata" } else { own.describe() };
-        Some(format!("Preventing invalid write on {what} (overlaps with {})", hit.describe()))
+        self.overlapping(offset, len, own).map(problem)
     }
 
-    /// What is wrong with writing a table where another table was found at opening.
-    pub(crate) fn table_conflict(&self, offset: u64, own: Sections) -> Option<String> {
-        let (a, b) = self.conflict_on(offset >> self.geometry.cluster_bits)?;
-        let other = if a == own { b } else { a };
-        let checked = *self.overlap.sections.lock();
-        checked.contains(other).then(|| {
-            format!("Preventing invalid write on {} (overlaps with {})", own.describe(), other.describe())
-        })
+    /// What is wrong with writing a part of a table of the kind `own` in its place: another table was found there at opening,
+    /// or one of a snapshot or of the bitmaps is there.
+    ///
+    /// Tables that are made while the image is open need no look: room for them was allocated, and checked then.
+    pub(crate) fn table_conflict(&self, offset: u64, len: u64, own: Sections) -> Option<String> {
+        let bits = self.geometry.cluster_bits;
+        let (first, end) = (offset >> bits, self.geometry.clusters(offset.saturating_add(len)));
+        let checked = *self.overlap.sections.lock() - own;
+        let mut hit = self.conflicts_within(first..end) & checked;
+        let state = self.overlap.state.lock();
+        for (section, ranges) in &state.lists {
+            let section = Sections::from_bits_retain(*section);
+            let there = |range: &Protected| {
+                let stop = self.geometry.clusters(range.offset.saturating_add(range.len));
+                range.len > 0 && range.offset >> bits < end && first < stop
+            };
+            if checked.contains(section) && ranges.iter().any(there) {
+                hit |= section;
+            }
+        }
+        hit.iter().next().map(problem)
     }
+
+    /// Fails, and marks the image corrupt, if a table's write would hit something else.
+    pub(crate) async fn check_table(&self, offset: u64, len: u64, own: Sections) -> Result<()> {
+        match self.table_conflict(offset, len, own) {
+            None => Ok(()),
+            Some(problem) => Err(self.mark_corrupt(problem).await),
+        }
+    }
+}
+
+fn problem(hit: Sections) -> String {
+    format!("Preventing invalid write on metadata (overlaps with {})", hit.describe())
 }

@@ -185,7 +185,14 @@ impl Image {
         self.finish(async move {
             let _one = this.refcounts.io.lock().await;
             let slices = this.refcounts.blocks.take_dirty();
-            let result = this.write_slices(&slices, "refblock_update_part").await;
+            let mut result = Ok(());
+            for slice in &slices {
+                let len = slice.bytes().len() as u64;
+                result = result.and(this.check_table(slice.offset, len, Sections::REFCOUNT_BLOCK).await);
+            }
+            if result.is_ok() {
+                result = this.write_slices(&slices, "refblock_update_part").await;
+            }
             for slice in &slices {
                 this.refcounts.blocks.written(slice, result.is_ok());
             }
@@ -218,8 +225,10 @@ impl Image {
         self.write_refcount_blocks().await?;
         self.flush_file(Barrier::BeforeRefcountTable).await?;
         for (index, entry) in taken {
+            let offset = table + 8 * *index as u64;
+            self.check_table(offset, 8, Sections::REFCOUNT_TABLE).await?;
             self.event("refblock_alloc_hookup").await;
-            self.file().write_bytes(table + 8 * *index as u64, &entry.to_be_bytes()).await?;
+            self.file().write_bytes(offset, &entry.to_be_bytes()).await?;
         }
         Ok(())
     }

@@ -179,9 +179,7 @@ impl Image {
                 self.flush_files(Barrier::BeforeEntries).await?;
             }
             for slice in l2 {
-                if let Some(problem) = self.table_conflict(slice.offset, Sections::ACTIVE_L2) {
-                    return Err(self.mark_corrupt(problem).await);
-                }
+                self.check_table(slice.offset, slice.bytes().len() as u64, Sections::ACTIVE_L2).await?;
             }
             self.write_slices(l2, "l2_update").await?;
             self.write_l1_entries(l1).await?;
@@ -232,8 +230,10 @@ impl Image {
                 bytes.extend_from_slice(&entries[at].1.to_be_bytes());
                 at += 1;
             }
+            let offset = table + 8 * first as u64;
+            self.check_table(offset, bytes.len() as u64, Sections::ACTIVE_L1).await?;
             self.event("l1_update").await;
-            self.file().write_bytes(table + 8 * first as u64, &bytes).await?;
+            self.file().write_bytes(offset, &bytes).await?;
         }
         Ok(())
     }

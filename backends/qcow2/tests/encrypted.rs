@@ -149,3 +149,82 @@ fn what_one_encrypts_the_other_reads() {
         }
     }
 }
+
+/// Clusters that were encrypted and given up are used again, for other places: the key does not change, the tweaks do.
+#[test]
+fn encrypted_images_shrink_and_lose_snapshots() {
+    let Some(folder) = Folder::new() else { return };
+    for format in ["luks", "aes"] {
+        let path = folder.path(&format!("shrunk-{format}.qcow2"));
+        let options = format!("encrypt.format={format},encrypt.key-secret=s,cluster_size=4k");
+        let options = if format == "luks" { options + ",encrypt.iter-time=10" } else { options };
+        let registry = registry();
+        let all = Options::parse(&format!("size={SIZE},{options}"), None).unwrap();
+        block_on(registry.create("qcow2", &path, all, &Progress::new())).unwrap();
+        let node = open(&registry, &path);
+        let mut model = vec![0; SIZE];
+        let put = |node: &BlockNode, model: &mut Vec<u8>, at: usize, len: usize, fill: u8| {
+            block_on(node.write_bytes(at as u64, &vec![fill; len])).unwrap();
+            model[at..at + len].fill(fill);
+        };
+        let resize = |node: &BlockNode, length: u64| {
+            block_on(node.truncate(length, Truncate { exact: true, ..Truncate::default() })).unwrap();
+        };
+        put(&node, &mut model, 0, SIZE, 1);
+        let snapshots = |node: &BlockNode| block_on(node.driver().snapshots().unwrap().list()).unwrap().len();
+        let make = |node: &BlockNode| {
+            block_on(node.driver().snapshots().unwrap().create(&SnapshotInfo::default())).unwrap()
+        };
+        let first = make(&node);
+        let kept = model.clone();
+        put(&node, &mut model, 100_000, 300_000, 2);
+        let second = make(&node);
+        put(&node, &mut model, 50_001, 5000, 3);
+        // In the middle of a cluster, and of a sector's cluster.
+        resize(&node, 600_064);
+        model.truncate(600_064);
+        assert!(contents(&node) == model, "{format}: shrunk");
+        resize(&node, SIZE as u64);
+        model.resize(SIZE, 0);
+        assert!(contents(&node) == model, "{format}: grown again, with nothing of before");
+        block_on(node.driver().snapshots().unwrap().delete(&second)).unwrap();
+        assert!(contents(&node) == model, "{format}: without the second snapshot");
+        // Into what became free.
+        put(&node, &mut model, 700_000, 300_000, 4);
+        block_on(node.driver().snapshots().unwrap().apply(&first)).unwrap();
+        model.clone_from(&kept);
+        assert!(contents(&node) == model, "{format}: the first snapshot");
+        block_on(node.driver().snapshots().unwrap().delete(&first)).unwrap();
+        assert_eq!(snapshots(&node), 0);
+        resize(&node, 300_032);
+        model.truncate(300_032);
+        put(&node, &mut model, 299_000, 1032, 5);
+        let check = block_on(node.driver().check(Repair::default())).unwrap();
+        assert_eq!((check.corruptions, check.leaks), (0, 0), "{format}: {:?}", check.messages);
+        block_on(node.close()).unwrap();
+        assert!(theirs(&folder, &path) == model, "{format}: as they read it");
+        // And they do the same: make, write, shrink, delete.
+        let image = format!("driver=qcow2,file.driver=file,file.filename={path},encrypt.key-secret=s");
+        let secret = ["--object", "secret,id=s,data=secret", "--image-opts"];
+        let img = |command: &str, before: &[&str], after: &[&str]| {
+            let args: Vec<&str> = [command]
+                .iter()
+                .chain(&secret)
+                .chain(before)
+                .chain(&[image.as_str()])
+                .chain(after)
+                .copied()
+                .collect();
+            folder.theirs("qemu-img", &args);
+        };
+        img("snapshot", &["-c", "theirs"], &[]);
+        their_io(&folder, &path, &["write -P 6 4096 200000"]);
+        img("resize", &["--shrink"], &["204800"]);
+        img("snapshot", &["-d", "theirs"], &[]);
+        model.truncate(204_800);
+        model[4096..204_096].fill(6);
+        let node = open(&registry, &path);
+        assert!(contents(&node) == model, "{format}: what they left");
+        block_on(node.close()).unwrap();
+    }
+}

@@ -53,16 +53,26 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
     let cache = cache_flags(cache, &format!("Invalid source cache option: {cache}")).map_err(trouble)?;
     let flags = read_flags(parsed) | cache;
     let quiet = parsed.has('q');
-    let meter = Meter::start(parsed.has('p') && !quiet);
+    let shown = parsed.has('p') && !quiet;
     let name = |text, format| Name { text, format, image_opts };
-    let a = session.open(name(first, parsed.argument('f')), flags).await.map_err(trouble)?;
-    let b = match session.open(name(second, parsed.argument('F')), flags).await {
-        Ok(b) => b,
-        Err(failure) => {
-            a.close().await?;
-            return Err(trouble(failure));
+    let open = async {
+        let a = session.open(name(first, parsed.argument('f')), flags).await?;
+        match session.open(name(second, parsed.argument('F')), flags).await {
+            Ok(b) => Ok((a, b)),
+            Err(failure) => {
+                a.close().await?;
+                Err(failure)
+            }
         }
     };
+    let (a, b) = open.await.map_err(|failure| {
+        // The end of a line that does not begin.
+        if shown {
+            println!();
+        }
+        trouble(failure)
+    })?;
+    let meter = Meter::start(shown);
     let result = compare(&a, &b, parsed.has('s'), quiet, &meter).await;
     finish(result, [a, b]).await
 }
@@ -74,6 +84,8 @@ struct Comparison {
     total: u64,
     /// Where the next piece begins.
     next: AsyncMutex<u64>,
+    /// Where to stop for now.
+    end: AtomicU64,
     /// The first difference found so far.
     difference: AtomicU64,
     /// Differences in what is allocated count as well.
@@ -148,6 +160,7 @@ async fn compare(a: &Image, b: &Image, strict: bool, quiet: bool, meter: &Meter)
         b,
         total,
         next: AsyncMutex::new(0),
+        end: AtomicU64::new(shorter),
         difference: AtomicU64::new(NONE),
         strict,
         unlike: AtomicU64::new(NONE),
@@ -160,15 +173,18 @@ async fn compare(a: &Image, b: &Image, strict: bool, quiet: bool, meter: &Meter)
             async move { comparison.work().await }
         }
     };
-    crew::run(crew::threads(total, LANES), &board, meter, total, work).await?;
+    let threads = crew::threads(total, LANES);
+    crew::run(threads, &board, meter, total, work.clone()).await?;
+    if shorter != total && comparison.difference.load(Relaxed) == NONE {
+        say("Warning: Image size mismatch!");
+        comparison.end.store(total, Relaxed);
+        crew::run(threads, &board, meter, total, work).await?;
+    }
     let difference = comparison.difference.load(Relaxed);
     let unlike = comparison.unlike.load(Relaxed);
     if unlike != NONE && unlike <= difference {
         say(&format!("Strict mode: Offset {unlike} block status mismatch!"));
         return Ok(DIFFERENT);
-    }
-    if shorter != total && difference >= shorter {
-        say("Warning: Image size mismatch!");
     }
     if difference != NONE {
         say(&format!("Content mismatch at offset {difference}!"));
@@ -204,6 +220,7 @@ impl Comparison {
             if let Some(at) = difference {
                 // Told by sectors, as QEMU does.
                 self.difference.fetch_min(piece.at + (at / SECTOR * SECTOR) as u64, Relaxed);
+                self.board.limit(piece.at);
             }
             self.board.advance(piece.len);
         }
@@ -214,18 +231,20 @@ impl Comparison {
     async fn plan(&self) -> Outcome<Option<Piece>> {
         let mut next = self.next.lock().await;
         let at = *next;
-        if at >= self.total.min(self.difference.load(Relaxed)) || self.board.is_stopped() {
+        let end = self.end.load(Relaxed);
+        if at >= end.min(self.difference.load(Relaxed)) || self.board.is_stopped() {
             return Ok(None);
         }
         let (flags_a, len_a) = self.a.status(at, self.total).await?;
         let (flags_b, len_b) = self.b.status(at, self.total).await?;
         if self.strict && flags_a != flags_b {
             self.unlike.fetch_min(at, Relaxed);
+            self.board.limit(at);
             *next = NONE;
             return Ok(None);
         }
         let (zero_a, zero_b) = (flags_a.contains(StatusFlags::ZERO), flags_b.contains(StatusFlags::ZERO));
-        let mut len = len_a.min(len_b);
+        let mut len = len_a.min(len_b).min(end - at);
         if !(zero_a && zero_b) {
             len = len.min(PIECE - at % PIECE);
         }

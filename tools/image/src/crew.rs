@@ -25,16 +25,39 @@ const WORTH_A_THREAD: u64 = 8 << 20;
 const TICK: Duration = Duration::from_millis(50);
 
 /// What the workers and the first thread tell each other.
-#[derive(Default)]
 pub(crate) struct Board {
     done: AtomicU64,
+    /// What is beyond does not count as done.
+    limit: AtomicU64,
     stop: AtomicBool,
     failure: Mutex<Option<Failure>>,
     working: AtomicUsize,
     waker: AtomicWaker,
 }
 
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            done: AtomicU64::new(0),
+            limit: AtomicU64::new(u64::MAX),
+            stop: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            working: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+}
+
 impl Board {
+    /// The work ends there, however much of what follows was done as well.
+    pub fn limit(&self, bytes: u64) {
+        self.limit.fetch_min(bytes, Relaxed);
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Relaxed).min(self.limit.load(Relaxed))
+    }
+
     /// So many more bytes are done.
     pub fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Relaxed);
@@ -118,7 +141,7 @@ pub(crate) async fn run<F: Future<Output = Outcome<()>>>(
         match select(all.as_mut(), Timer::after(TICK)).await {
             Either::Left(_) => break,
             Either::Right(_) => {
-                if let Err(failure) = meter.advance(board.done.load(Relaxed), total) {
+                if let Err(failure) = meter.advance(board.done(), total) {
                     board.fail(failure);
                 }
             }
@@ -127,5 +150,5 @@ pub(crate) async fn run<F: Future<Output = Outcome<()>>>(
     if let Some(failure) = board.failure.lock().take() {
         return Err(failure);
     }
-    meter.advance(board.done.load(Relaxed), total)
+    meter.advance(board.done(), total)
 }

@@ -12,7 +12,6 @@ use std::io::{BufRead, Write};
 use std::sync::Arc;
 
 use rhea_async_io::block_on;
-use rhea_block::OpenFlags;
 use rhea_block_objects::{add_object, object_help};
 use rhea_options::{LongOption, Options, getopt};
 
@@ -116,7 +115,7 @@ fn parse(program: &str, arguments: &[String]) -> Result<Parsed, Refusal> {
         eprintln!("{program}: {error}");
         Refusal::Usage
     })?;
-    let mut how = HowToOpen { flags: OpenFlags::UNMAP, ..HowToOpen::default() };
+    let mut how = HowToOpen::new();
     let (mut lines, mut objects, mut image_opts, mut misalign) = (Vec::new(), Vec::new(), false, false);
     for (letter, argument) in parsed.options {
         let word = argument.clone().unwrap_or_default();

@@ -9,7 +9,7 @@ use rhea_block::{
 use rhea_options::Options;
 
 /// How an image is to be opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HowToOpen {
     /// Cache mode, discard, AIO, read-only…
     pub flags: OpenFlags,
@@ -19,6 +19,19 @@ pub struct HowToOpen {
     pub options: Options,
     /// Write to a temporary overlay.
     pub snapshot: bool,
+}
+
+impl HowToOpen {
+    /// What holds unless something else is asked for: discards reach the storage, and every write is followed by a flush, so
+    /// that a command's outcome tells of the tables as well.
+    pub fn new() -> Self {
+        Self {
+            flags: OpenFlags::UNMAP | OpenFlags::WRITE_THROUGH,
+            format: None,
+            options: Options::default(),
+            snapshot: false,
+        }
+    }
 }
 
 /// A request that goes on by itself; it reports by printing.
@@ -138,7 +151,13 @@ impl Session {
         self.settle().await;
         let Some(Open { node, edge, temporary }) = self.image.take() else { return Ok(()) };
         edge.set_permissions(Permissions::empty(), Permissions::all()).await?;
-        let flushed = if node.is_read_only() { Ok(()) } else { node.flush().await };
+        let flushed = match node.is_read_only() {
+            true => Ok(()),
+            // The disk went away while a request was under way, and that was told then.
+            false => {
+                node.flush().await.or_else(|e| if e.errno() == libc::ENOMEDIUM { Ok(()) } else { Err(e) })
+            }
+        };
         drop(edge);
         let closed = node.close().await;
         drop(temporary);

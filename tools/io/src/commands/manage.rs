@@ -169,7 +169,7 @@ pub fn opening(how: &mut HowToOpen, letter: char, argument: Option<&str>) -> Res
 }
 
 async fn open(call: Call<'_>) -> Outcome {
-    let mut how = HowToOpen { flags: OpenFlags::UNMAP, ..HowToOpen::default() };
+    let mut how = HowToOpen::new();
     for (letter, argument) in &call.options {
         match (letter, argument) {
             ('o', Some(text)) => match Options::parse(text, None) {
