@@ -38,7 +38,9 @@ fn ours(program: &TempFile, cpu: &str, tier: Tier) -> String {
     config.cpu = CpuModel::parse(cpu).unwrap();
     config.firmware = Firmware::None;
     config.kernel = Some(program.0.clone());
-    let machine = Machine::start_with(config, EngineConfig { tier, ..EngineConfig::default() });
+    // Compiled units are run by the interpreter too, and the results compared.
+    let lockstep = tier == Tier::Baseline;
+    let machine = Machine::start_with(config, EngineConfig { tier, lockstep, ..EngineConfig::default() });
     let (request, text) = machine.expect("no firmware is needed").request();
     assert_eq!(request, PowerRequest::Shutdown, "{text}");
     text

@@ -409,3 +409,30 @@ fn registers_of_64_bits_have_two_halves_on_a_narrow_hart() {
     write(&mut st, &mut bus, n::HGATP, 0xffff_ffff).unwrap();
     assert_eq!(read(&mut st, &mut bus, n::HGATP), Ok(0x9fff_fffc));
 }
+
+#[test]
+fn the_guest_s_timer_needs_the_word_of_both_levels() {
+    for bits in 0..16u64 {
+        let [mtm, mstce, htm, hstce] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+        let (mut st, mut bus) = hart("rv64");
+        (st.m.mcounteren, st.m.menvcfg) = (if mtm { 2 } else { 0 }, if mstce { STCE } else { 0 });
+        (st.h.hcounteren, st.h.henvcfg) = (if htm { 2 } else { 0 }, if hstce { STCE } else { 0 });
+        st.h.htimedelta = 5;
+        enter(&mut st, Privilege::Supervisor, true);
+        let expected = match (mtm && mstce, htm && hstce) {
+            (false, _) => Err(ILLEGAL),
+            (_, false) => Err(VIRTUAL),
+            _ => Ok(0),
+        };
+        assert_eq!(read(&mut st, &mut bus, n::STIMECMP), expected, "{bits:#x}");
+        let time = match (mtm, htm) {
+            (false, _) => Err(ILLEGAL),
+            (_, false) => Err(VIRTUAL),
+            _ => Ok(5),
+        };
+        assert_eq!(read(&mut st, &mut bus, n::TIME), time, "{bits:#x}");
+        enter(&mut st, Privilege::Supervisor, false);
+        let own = if mtm && mstce { Ok(0) } else { Err(ILLEGAL) };
+        assert_eq!(read(&mut st, &mut bus, n::VSTIMECMP), own, "{bits:#x}");
+    }
+}
