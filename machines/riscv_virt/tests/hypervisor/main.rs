@@ -16,9 +16,15 @@ use std::process::Command;
 fn compile(source: &str, more: &[&str]) -> Option<TempFile> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hypervisor");
     let program = TempFile::new(b"");
-    let options = "-O1 -fno-toplevel-reorder -march=rv64gc -mabi=lp64d -mcmodel=medany -ffreestanding -fno-builtin \
+    let width = if source.contains("32") {
+        ["-march=rv32imac_zicsr", "-mabi=ilp32"]
+    } else {
+        ["-march=rv64gc", "-mabi=lp64d"]
+    };
+    let options = "-O1 -fno-toplevel-reorder -mcmodel=medany -ffreestanding -fno-builtin \
                    -fno-pic -no-pie -nostdlib -static -Wl,-N,--build-id=none,-Ttext=0x80000000,-e,_start";
     let compiled = Command::new("riscv64-linux-gnu-gcc")
+        .args(width)
         .args(options.split_whitespace())
         .args(more)
         .arg("-o")
@@ -38,7 +44,9 @@ fn ours(program: &TempFile, cpu: &str, tier: Tier) -> String {
     config.cpu = CpuModel::parse(cpu).unwrap();
     config.firmware = Firmware::None;
     config.kernel = Some(program.0.clone());
-    let machine = Machine::start_with(config, EngineConfig { tier, ..EngineConfig::default() });
+    // Compiled units are run by the interpreter too, and the results compared.
+    let lockstep = tier == Tier::Baseline;
+    let machine = Machine::start_with(config, EngineConfig { tier, lockstep, ..EngineConfig::default() });
     let (request, text) = machine.expect("no firmware is needed").request();
     assert_eq!(request, PowerRequest::Shutdown, "{text}");
     text
@@ -46,7 +54,8 @@ fn ours(program: &TempFile, cpu: &str, tier: Tier) -> String {
 
 /// What it prints in QEMU; nothing if that is not installed.
 fn theirs(program: &TempFile, cpu: &str) -> Option<String> {
-    let output = Command::new("qemu-system-riscv64")
+    let name = if cpu.starts_with("rv32") { "qemu-system-riscv32" } else { "qemu-system-riscv64" };
+    let output = Command::new(name)
         .args([
             "-M", "virt", "-bios", "none", "-m", "128", "-display", "none", "-serial", "stdio", "-cpu", cpu,
         ])
@@ -56,7 +65,7 @@ fn theirs(program: &TempFile, cpu: &str) -> Option<String> {
     match output {
         Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
         Err(_) => {
-            eprintln!("skipped: qemu-system-riscv64 is not installed (package qemu-system-misc)");
+            eprintln!("skipped: {name} is not installed (package qemu-system-misc)");
             None
         }
     }
@@ -85,6 +94,11 @@ fn check(source: &str, cpu: &str) {
 #[test]
 fn traps_translation_and_interrupts_of_a_guest() {
     check("hypervisor.c", "rv64");
+}
+
+#[test]
+fn a_guest_of_32_bits() {
+    check("hypervisor32.c", "rv32");
 }
 
 #[test]

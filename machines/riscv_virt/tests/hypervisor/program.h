@@ -15,16 +15,31 @@ asm(".pushsection .text\n"
     "1:  j 1b\n"
     ".popsection\n");
 
+// As wide as a register.
 typedef unsigned long u64;
 typedef unsigned int u32;
+
+#if __riscv_xlen == 32
+#define STORE "sw"
+#define LOAD "lw"
+// MPV and GVA are in mstatush.
+#define MPV_CSR 0x310
+#define MPV_BIT 7
+#else
+#define STORE "sd"
+#define LOAD "ld"
+#define MPV_CSR mstatus
+#define MPV_BIT 39
+#endif
 
 #define UART ((volatile unsigned char *)0x10000000)
 #define TEST_DEVICE ((volatile u32 *)0x100000)
 
-#define read_csr(number) ({ u64 v_; asm volatile("csrr %0, " #number : "=r"(v_)); v_; })
-#define write_csr(number, value) asm volatile("csrw " #number ", %0" ::"r"((u64)(value)) : "memory")
-#define set_csr(number, value) asm volatile("csrs " #number ", %0" ::"r"((u64)(value)) : "memory")
-#define clear_csr(number, value) asm volatile("csrc " #number ", %0" ::"r"((u64)(value)) : "memory")
+#define NAME(name) #name
+#define read_csr(number) ({ u64 v_; asm volatile("csrr %0, " NAME(number) : "=r"(v_)); v_; })
+#define write_csr(number, value) asm volatile("csrw " NAME(number) ", %0" ::"r"((u64)(value)) : "memory")
+#define set_csr(number, value) asm volatile("csrs " NAME(number) ", %0" ::"r"((u64)(value)) : "memory")
+#define clear_csr(number, value) asm volatile("csrc " NAME(number) ", %0" ::"r"((u64)(value)) : "memory")
 
 static void put(char c) {
     while (!(UART[5] & 0x20))
@@ -38,7 +53,7 @@ static void text(const char *s) {
 }
 
 static void hex(u64 v) {
-    int shift = 60;
+    int shift = 8 * sizeof v - 4;
     while (shift > 0 && !(v >> shift))
         shift -= 4;
     for (; shift >= 0; shift -= 4)
@@ -70,8 +85,8 @@ void enter(u64 code, u64 a0, u64 a1);
 asm(".pushsection .text\n"
     "enter:\n"
     "    addi sp, sp, -128\n"
-    "    sd ra, 0(sp); sd s0, 8(sp); sd s1, 16(sp); sd s2, 24(sp); sd s3, 32(sp); sd s4, 40(sp); sd s5, 48(sp)\n"
-    "    sd s6, 56(sp); sd s7, 64(sp); sd s8, 72(sp); sd s9, 80(sp); sd s10, 88(sp); sd s11, 96(sp)\n"
+    "    " STORE " ra, 0(sp); " STORE " s0, 8(sp); " STORE " s1, 16(sp); " STORE " s2, 24(sp); " STORE " s3, 32(sp); " STORE " s4, 40(sp); " STORE " s5, 48(sp)\n"
+    "    " STORE " s6, 56(sp); " STORE " s7, 64(sp); " STORE " s8, 72(sp); " STORE " s9, 80(sp); " STORE " s10, 88(sp); " STORE " s11, 96(sp)\n"
     "    csrw mscratch, sp\n"
     "    csrw mepc, a0\n"
     "    mv a0, a1\n"
@@ -82,10 +97,10 @@ asm(".pushsection .text\n"
     "    .balign 4\n"
     "machine_trap:\n"
     "    csrr sp, mscratch\n"
-    "    la t0, taken_by; sd s10, 0(t0)\n"
-    "    la t0, result; sd a0, 0(t0)\n"
-    "    ld ra, 0(sp); ld s0, 8(sp); ld s1, 16(sp); ld s2, 24(sp); ld s3, 32(sp); ld s4, 40(sp); ld s5, 48(sp)\n"
-    "    ld s6, 56(sp); ld s7, 64(sp); ld s8, 72(sp); ld s9, 80(sp); ld s10, 88(sp); ld s11, 96(sp)\n"
+    "    la t0, taken_by; " STORE " s10, 0(t0)\n"
+    "    la t0, result; " STORE " a0, 0(t0)\n"
+    "    " LOAD " ra, 0(sp); " LOAD " s0, 8(sp); " LOAD " s1, 16(sp); " LOAD " s2, 24(sp); " LOAD " s3, 32(sp); " LOAD " s4, 40(sp); " LOAD " s5, 48(sp)\n"
+    "    " LOAD " s6, 56(sp); " LOAD " s7, 64(sp); " LOAD " s8, 72(sp); " LOAD " s9, 80(sp); " LOAD " s10, 88(sp); " LOAD " s11, 96(sp)\n"
     "    addi sp, sp, 128\n"
     "    ret\n"
     "    .balign 4\n"
@@ -106,11 +121,11 @@ extern char machine_trap[], supervisor_trap[], virtual_trap[];
 
 // mstatus for a mode: MPP and MPV.
 static void set_mode(enum mode mode) {
-    clear_csr(mstatus, 3ul << 11 | 1ul << 39);
-    u64 bits = mode == U || mode == VU ? 0 : mode == M ? 3ul << 11 : 1ul << 11;
+    clear_csr(mstatus, 3ul << 11);
+    clear_csr(MPV_CSR, 1ul << MPV_BIT);
+    set_csr(mstatus, mode == U || mode == VU ? 0 : mode == M ? 3ul << 11 : 1ul << 11);
     if (mode == VU || mode == VS)
-        bits |= 1ul << 39;
-    set_csr(mstatus, bits);
+        set_csr(MPV_CSR, 1ul << MPV_BIT);
 }
 
 // How far the snippets of virtual user mode lie above the others.
@@ -132,7 +147,7 @@ static void trap_value(u64 v) {
 static void run_at(enum mode mode, const char *name, u64 code, u64 a0, u64 a1) {
     set_mode(mode);
     enter(code + (mode == VU ? user_offset : 0), a0, a1);
-    u64 status = read_csr(mstatus);
+    u64 status = read_csr(mstatus), more = read_csr(MPV_CSR) >> (MPV_BIT - 1);
     text(mode_names[mode]);
     put(' ');
     text(name);
@@ -148,10 +163,10 @@ static void run_at(enum mode mode, const char *name, u64 code, u64 a0, u64 a1) {
         value("tval2", read_csr(0x34b));
         if (of_guest(mode, name, read_csr(mcause))) {
             value("tinst", read_csr(0x34a));
-            value("gva", status >> 38 & 1);
+            value("gva", more & 1);
         }
         value("mpp", status >> 11 & 3);
-        value("mpv", status >> 39 & 1);
+        value("mpv", more >> 1 & 1);
     } else if (taken_by == 1) {
         u64 h = read_csr(0x600);
         text(" HS");

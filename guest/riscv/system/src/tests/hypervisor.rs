@@ -382,3 +382,57 @@ fn cache_blocks_need_the_hypervisor_s_word_too() {
     st.m.menvcfg = 0;
     assert_eq!(privileged::cache_block(&st, CacheBlock::Zero, BITS), Err(ILLEGAL));
 }
+
+#[test]
+fn registers_of_64_bits_have_two_halves_on_a_narrow_hart() {
+    let (mut st, mut bus) = hart("rv32,smstateen=on");
+    st.m.mstateen[0] = u64::MAX;
+    st.m.menvcfg = STCE | ADUE;
+    let halves = [
+        (n::HTIMEDELTA, n::HTIMEDELTAH, u64::MAX),
+        (n::VSTIMECMP, n::VSTIMECMPH, u64::MAX),
+        (n::HENVCFG, n::HENVCFGH, STCE | ADUE | 1),
+        (n::HSTATEEN0, n::HSTATEEN0H, u64::MAX),
+    ];
+    for (low, high, mask) in halves {
+        write(&mut st, &mut bus, low, 0x8000_0001).unwrap();
+        write(&mut st, &mut bus, high, 0xffff_ffff).unwrap();
+        let value = read(&mut st, &mut bus, high).unwrap() << 32 | read(&mut st, &mut bus, low).unwrap();
+        assert_eq!(value, 0xffff_ffff_8000_0001 & mask, "{low:#x}");
+    }
+    // MPV and GVA are in mstatush; a write of mstatus leaves them alone.
+    write(&mut st, &mut bus, n::MSTATUSH, 0xffff_ffff).unwrap();
+    write(&mut st, &mut bus, n::MSTATUS, 0).unwrap();
+    assert_eq!(read(&mut st, &mut bus, n::MSTATUSH), Ok(0xc0));
+    assert_eq!(st.m.mstatus & (mstatus::MPV | mstatus::GVA), mstatus::MPV | mstatus::GVA);
+    // An unknown mode of hgatp leaves the mode; its root is aligned to 16 KiB, and its VMID has 7 bits.
+    write(&mut st, &mut bus, n::HGATP, 0xffff_ffff).unwrap();
+    assert_eq!(read(&mut st, &mut bus, n::HGATP), Ok(0x9fff_fffc));
+}
+
+#[test]
+fn the_guest_s_timer_needs_the_word_of_both_levels() {
+    for bits in 0..16u64 {
+        let [mtm, mstce, htm, hstce] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+        let (mut st, mut bus) = hart("rv64");
+        (st.m.mcounteren, st.m.menvcfg) = (if mtm { 2 } else { 0 }, if mstce { STCE } else { 0 });
+        (st.h.hcounteren, st.h.henvcfg) = (if htm { 2 } else { 0 }, if hstce { STCE } else { 0 });
+        st.h.htimedelta = 5;
+        enter(&mut st, Privilege::Supervisor, true);
+        let expected = match (mtm && mstce, htm && hstce) {
+            (false, _) => Err(ILLEGAL),
+            (_, false) => Err(VIRTUAL),
+            _ => Ok(0),
+        };
+        assert_eq!(read(&mut st, &mut bus, n::STIMECMP), expected, "{bits:#x}");
+        let time = match (mtm, htm) {
+            (false, _) => Err(ILLEGAL),
+            (_, false) => Err(VIRTUAL),
+            _ => Ok(5),
+        };
+        assert_eq!(read(&mut st, &mut bus, n::TIME), time, "{bits:#x}");
+        enter(&mut st, Privilege::Supervisor, false);
+        let own = if mtm && mstce { Ok(0) } else { Err(ILLEGAL) };
+        assert_eq!(read(&mut st, &mut bus, n::VSTIMECMP), own, "{bits:#x}");
+    }
+}
