@@ -5,11 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rhea_async_io::{IoVector, IoView, block_on};
 use rhea_block::{
-    BlockError, BlockNode, MemoryNode, Node, OpenFlags, Registry, Repair, Result, Truncate, WriteFlags,
+    BlockError, BlockNode, MemoryNode, Node, NodeParts, OpenFlags, Registry, Repair, Result, Truncate,
+    WriteFlags,
 };
 use rhea_options::Options;
 
 use crate::VmdkDriver;
+use crate::descriptor::ExtentType;
+use crate::sparse::COWD_MAGIC;
 
 /// A file in memory that cannot grow without end, as a real one cannot on a full disk.
 struct BoundedFile(MemoryNode);
@@ -94,6 +97,87 @@ async fn open(registry: &Registry, file: &Arc<BlockNode>, flags: OpenFlags) -> R
     registry.open_node(options, flags, false).await
 }
 
+/// A small valid extent of a kind that only a descriptor names, with a grain or two.
+fn extent_template(kind: ExtentType) -> Vec<u8> {
+    let mut extent = vec![0; 64 << 10];
+    match kind {
+        ExtentType::VmfsSparse => {
+            extent[..4].copy_from_slice(COWD_MAGIC);
+            // Version, sectors, grain size, directory and its entries; the directory, and the table's first entry.
+            for (number, field) in [(1, 1_u32), (3, 8192), (4, 1), (5, 4), (6, 2), (512, 8), (1024, 60)] {
+                extent[number * 4..][..4].copy_from_slice(&field.to_le_bytes());
+            }
+        }
+        _ => {
+            for (number, field) in [
+                (0, 0xcafe_babe_u64),
+                (1, 0x2_0000_0001),
+                (2, 8192),
+                (3, 8),
+                (4, 64),
+                (10, 1),
+                (16, 2),
+                (17, 1),
+                (18, 4),
+                (24, 70),
+                (64, 0xcafe_cafe),
+                (128, 0x1000_0000_0000_0000),
+                (256, 0x3000_0000_0000_0000),
+            ] {
+                extent[number * 8..][..8].copy_from_slice(&field.to_le_bytes());
+            }
+        }
+    }
+    extent
+}
+
+/// The bytes as an extent of a descriptor's: each 8 of them change four bytes of a valid one.
+fn extent_of(kind: ExtentType, changes: &[u8]) -> Vec<u8> {
+    let mut extent = extent_template(kind);
+    for change in changes.chunks_exact(8) {
+        // Headers, directories, tables.
+        let base = [0, 512, 1024, 2048, 4096][usize::from(change[0]) % 5];
+        let at = base + usize::from(u16::from_le_bytes([change[2], change[3]])) % 512;
+        extent[at..at + 4].copy_from_slice(&change[4..8]);
+    }
+    extent
+}
+
+async fn look_at_extent(kind: ExtentType, changes: &[u8]) -> bool {
+    let text = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfsSparse\"\nRW 8192 {} \"x\"\n",
+        kind.word()
+    );
+    let mut registry = Registry::new();
+    registry.add(VmdkDriver);
+    let mut options = Options::default();
+    options.set("driver", "vmdk");
+    for (option, name, bytes) in
+        [("file", "descriptor", text.into_bytes()), ("extents.0", "extent", extent_of(kind, changes))]
+    {
+        let file = BlockNode::new(NodeParts {
+            name: name.into(),
+            driver_name: "memory",
+            filename: String::new(),
+            flags: OpenFlags::READ_ONLY,
+            node: Box::new(MemoryNode::new(bytes)),
+            backing: Arc::default(),
+        });
+        registry.remember(&file).expect("another name");
+        options.set(option, name);
+    }
+    let Ok(disk) = registry.open_node(options, OpenFlags::READ_ONLY, false).await else { return false };
+    let mut data = vec![0; 8192];
+    for offset in [0, 2 << 20, disk.length() / 2, disk.length().saturating_sub(4096)] {
+        let _ = disk.read_bytes(offset, &mut data).await;
+        let _ = disk.block_status(offset, 1 << 30, true).await;
+    }
+    let _ = disk.driver().check(Repair::default()).await;
+    let _ = disk.driver().format_info().await;
+    let _ = disk.close().await;
+    true
+}
+
 /// The bytes as an image: as they are if the first is odd; else each 8 of them change four bytes of a valid disk.
 fn image_of(bytes: &[u8]) -> Vec<u8> {
     let Some((&first, rest)) = bytes.split_first() else { return vec![] };
@@ -116,6 +200,14 @@ fn image_of(bytes: &[u8]) -> Vec<u8> {
 /// Takes any bytes for an image and opens, reads, writes and checks it: whatever they are, the outcome is an error or a
 /// disk, never a panic, a hang or memory without bound.
 pub fn fuzz_image(bytes: &[u8]) {
+    // Extents that only a descriptor names.
+    if let Some((&first, changes)) = bytes.split_first()
+        && first >= 0xe0
+    {
+        let kind = if first & 1 == 0 { ExtentType::VmfsSparse } else { ExtentType::SeSparse };
+        block_on(look_at_extent(kind, changes));
+        return;
+    }
     let image = image_of(bytes);
     block_on(async {
         for flags in [OpenFlags::READ_ONLY, OpenFlags::UNMAP, OpenFlags::UNMAP | OpenFlags::CHECK] {
@@ -141,6 +233,14 @@ pub fn fuzz_image(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extents_of_a_descriptor_open_and_their_changes_arrive() {
+        for kind in [ExtentType::VmfsSparse, ExtentType::SeSparse] {
+            assert!(block_on(look_at_extent(kind, &[])), "{kind:?}");
+            assert!(!block_on(look_at_extent(kind, &[0, 0, 0, 0, 1, 1, 1, 1])), "{kind:?}");
+        }
+    }
 
     #[test]
     fn the_templates_open() {
