@@ -233,6 +233,14 @@ impl Node for RawNode {
         Ok(FormatInfo { unallocated_is_zero: true, ..FormatInfo::default() })
     }
 
+    fn wants_debug_events(&self) -> bool {
+        self.file.node().driver().wants_debug_events()
+    }
+
+    async fn debug_event(&self, event: &'static str) {
+        self.file.node().debug_event(event).await;
+    }
+
     async fn reopen(&self, _: OpenFlags, options: Options) -> Result<()> {
         // Nothing here depends on the flags.
         crate::refuse_changes(&options)

@@ -135,14 +135,20 @@ async fn read_as(
     match mapping {
         Mapping::Zero => data.fill(0..data.len(), 0),
         Mapping::Unallocated => match map.backing() {
-            Some(backing) => read_behind(backing, at, data).await?,
+            Some(backing) => {
+                map.file().node().debug_event("read_backing_aio").await;
+                read_behind(backing, at, data).await?;
+            }
             None => data.fill(0..data.len(), 0),
         },
         Mapping::Data(start) => {
-            map.file().node().read(start + within, data).await?;
+            let file = map.file().node();
+            file.debug_event("read_aio").await;
+            file.read(start + within, data).await?;
             map.decrypt(at, data).await?;
         }
         Mapping::Compressed(start, len) => {
+            map.file().node().debug_event("read_compressed").await;
             let bytes = map.read_compressed(start, len).await?;
             let within = within as usize;
             data.write(0, &bytes[within..within + data.len()]);
@@ -172,7 +178,9 @@ pub(crate) async fn write(map: &(impl ClusterMap + ?Sized), offset: u64, data: I
 
 async fn write_data(map: &(impl ClusterMap + ?Sized), to: u64, at: u64, part: IoView<'_>) -> Result<()> {
     let file = map.file().node();
-    match map.encrypt(at, &part).await? {
+    let encrypted = map.encrypt(at, &part).await?;
+    file.debug_event("write_aio").await;
+    match encrypted {
         Some(data) => file.write(to, &data, WriteFlags::empty()).await,
         None => file.write(to, part, WriteFlags::empty()).await,
     }
@@ -191,6 +199,7 @@ async fn write_new(map: &(impl ClusterMap + ?Sized), at: u64, part: IoView<'_>, 
         if matches!(mapping, Mapping::Data(_)) {
             return Ok(0);
         }
+        map.file().node().debug_event("cluster_alloc").await;
         storage = map.allocate(cluster, count).await?;
         len = (storage.count * size - at % size).min(part.len() as u64) as usize;
         if let Err(error) = fill_new(map, mapping, at, part.slice(0..len), storage).await {
@@ -263,6 +272,7 @@ async fn old_content(
         return Ok(None);
     }
     let mut old = IoVector::zeroed((inside - from) as usize);
+    map.file().node().debug_event("cow_read").await;
     read_as(map, mapping, from, &mut old).await?;
     if old.view().is_zero() {
         return Ok(None);
@@ -375,8 +385,11 @@ pub(crate) async fn write_back(map: &(impl ClusterMap + ?Sized)) -> Result<()> {
 
 /// Makes everything that was acknowledged stable.
 pub(crate) async fn flush(map: &(impl ClusterMap + ?Sized)) -> Result<()> {
+    let file = map.file().node();
+    file.debug_event("flush_to_os").await;
     write_back(map).await?;
-    flush_file(&map.file().node(), "image_after_tables").await
+    file.debug_event("flush_to_disk").await;
+    flush_file(&file, "image_after_tables").await
 }
 
 /// Flushes, for a reason that the file is told of as a debug event: so the crash tests can leave out the flushes of one

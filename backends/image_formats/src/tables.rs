@@ -126,6 +126,7 @@ impl TableCache {
             return Ok(());
         }
         let mut bytes = vec![0; len].into_boxed_slice();
+        self.file.node().debug_event("l2_load").await;
         self.file.node().read_bytes(key, &mut bytes).await.context("Could not read the image's tables")?;
         let mut state = self.state.lock();
         while state.pages.len() >= MAX_PAGES {
@@ -201,7 +202,9 @@ impl Snapshot<'_> {
         while let Some(index) = self.pieces.iter().position(|piece| piece.rank == rank) {
             let piece = &self.pieces[index];
             let at = piece.key + piece.range.start as u64;
-            self.cache.file.node().write_bytes(at, &piece.bytes).await?;
+            let file = self.cache.file.node();
+            file.debug_event(if rank == Rank::Leaf { "l2_update" } else { "l1_update" }).await;
+            file.write_bytes(at, &piece.bytes).await?;
             let piece = self.pieces.remove(index);
             if let Some(page) = self.cache.state.lock().pages.get_mut(&piece.key) {
                 page.pinned = false;

@@ -411,10 +411,6 @@ impl Image {
     }
 
     async fn guess_preallocation(&self) -> Result<bool> {
-        // What is in a data file is as the tables say; that is what QEMU tells as well.
-        if self.has_data_file() {
-            return Ok(false);
-        }
         let g = &self.geometry;
         let file = self.file();
         let Some(storage) = file.driver().allocated_size().await else { return Ok(false) };

@@ -314,3 +314,37 @@ fn a_failure_at_any_event_loses_nothing() {
     }
     assert!(silent.is_empty(), "no request failed: {silent:?}");
 }
+
+/// A failure while an image is emptied (after `commit`): each unit holds what it held, or what the backing file has.
+#[test]
+fn a_failure_while_emptying_is_told_and_leaves_a_sound_image() {
+    for errno in [libc::EIO, libc::ENOSPC] {
+        for kind in ["", "write", "flush"] {
+            let what = format!("{errno} {kind}");
+            let file = fresh();
+            let mut rules = format!(
+                "inject-error.0.event=empty_image_prepare,inject-error.0.errno={errno},inject-error.0.once=on"
+            );
+            if !kind.is_empty() {
+                rules += &format!(",inject-error.0.iotype={kind}");
+            }
+            let (registry, node) = open(&file, Some(&rules), OpenFlags::UNMAP).unwrap();
+            let emptied = block_on(node.driver().make_empty());
+            let failed = emptied.and(block_on(node.flush())).expect_err(&what);
+            assert_eq!(failed.errno(), errno, "{what}");
+            let mut model = Model::new();
+            for (number, unit) in model.units.iter_mut().enumerate() {
+                unit.push(if number as u64 * UNIT < memory::BASE { 0x4000_0000 + number as u32 } else { 0 });
+            }
+            examine(&file, &model, &what);
+            // Once more, and it works.
+            block_on(node.driver().make_empty()).unwrap();
+            block_on(node.flush()).unwrap();
+            for unit in &mut model.units {
+                unit.remove(0);
+            }
+            examine(&file, &model, &format!("{what}, then emptied"));
+            drop((node, registry));
+        }
+    }
+}

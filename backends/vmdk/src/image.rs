@@ -165,11 +165,16 @@ impl Image {
         let (kind, len) = self.run(number, within, data.len() as u64).await?;
         let rest = (len < data.len() as u64).then(|| data.split_off(len as usize));
         match kind {
-            Kind::Data(at) => extent.node()?.read(at, &mut data).await?,
+            Kind::Data(at) => {
+                let file = extent.node()?;
+                file.debug_event("read_aio").await;
+                file.read(at, &mut data).await?;
+            }
             Kind::Zero => data.fill(0..data.len(), 0),
             Kind::Unallocated => self.read_parent(offset, &mut data).await?,
             Kind::Compressed(at) => {
                 let sparse = extent.sparse().ok_or_else(|| BlockError::os(libc::EIO))?;
+                extent.node()?.debug_event("read_compressed").await;
                 let bytes = grain::read(&*extent.node()?, sparse, at, within / sparse.grain).await?;
                 let from = (within % sparse.grain) as usize;
                 data.write(0, &bytes[from..from + len as usize]);
@@ -271,6 +276,7 @@ impl Image {
             for (part, stop) in [(from, offset), (stop, to.min(extent.length))] {
                 if part < stop {
                     let mut old = IoVector::zeroed((stop - part) as usize);
+                    file.debug_event("cow_read").await;
                     self.read_parent(extent.start + part, &mut old).await?;
                     bytes.write_view((part - from) as usize, &old.view());
                 }
@@ -280,6 +286,7 @@ impl Image {
         let at = (*end).max(file.length()).next_multiple_of(grain);
         let first = sector_number(at)?;
         sector_number(at + (to - from))?;
+        file.debug_event("write_aio").await;
         file.write(at, &bytes, WriteFlags::empty()).await?;
         *end = at + (to - from);
         let count = ((to - from) / grain) as u32;
@@ -317,6 +324,7 @@ impl Image {
         }
         let at = (*end).max(file.length()).next_multiple_of(SECTOR);
         let sector = sector_number(at)?;
+        file.debug_event("write_compressed").await;
         file.write_bytes(at, &bytes).await?;
         *end = at + bytes.len() as u64;
         self.tables.set(&file, sparse, (number, table), index, &[sector]).await?;
@@ -362,6 +370,7 @@ impl Image {
                     continue;
                 }
                 let file = extent.node()?;
+                file.debug_event("l2_update").await;
                 file.write_bytes(place(&file, sparse, directory, *table)?, bytes).await?;
             }
         }
@@ -395,6 +404,7 @@ impl Image {
                         ),
                     ));
                 }
+                file.debug_event("write_aio").await;
                 file.write(at, part, WriteFlags::empty()).await?;
                 Ok(run)
             }

@@ -77,6 +77,7 @@ pub(crate) async fn read(
     table: usize,
 ) -> Result<Vec<u32>> {
     let mut bytes = vec![0; (extent.entries_per_table * extent.entry_len()) as usize];
+    file.debug_event("l2_load").await;
     file.read_bytes(place(file, extent, directory, table)?, &mut bytes).await?;
     if extent.grains_at.is_some() {
         return crate::sesparse::table_entries(&bytes);

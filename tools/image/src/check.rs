@@ -51,7 +51,7 @@ pub(crate) async fn run(session: &Session, parsed: &Parsed) -> Outcome<u8> {
     }
     let image = session.open(name, flags).await?;
     let quiet = parsed.has('q');
-    let result = examine(&image, repair, output, quiet).await;
+    let result = examine(&image, name.text, repair, output, quiet).await;
     finish(result, [image]).await
 }
 
@@ -69,7 +69,8 @@ async fn check_once(image: &Image, repair: Repair) -> Outcome<CheckResult> {
     }
 }
 
-async fn examine(image: &Image, repair: Repair, output: Output, quiet: bool) -> Outcome<u8> {
+/// `named`: as the command line names the image.
+async fn examine(image: &Image, named: &str, repair: Repair, output: Output, quiet: bool) -> Outcome<u8> {
     let mut result = check_once(image, repair).await?;
     let fixed = (result.leaks_fixed, result.corruptions_fixed);
     if fixed != (0, 0) {
@@ -87,7 +88,7 @@ async fn examine(image: &Image, repair: Repair, output: Output, quiet: bool) -> 
     if !quiet {
         match output {
             Output::Human => print!("{}", human(&result)),
-            Output::Json => println!("{}", json::pretty(&report(image, &result))),
+            Output::Json => println!("{}", json::pretty(&report(image, named, &result))),
         }
     }
     Ok(match &result {
@@ -137,9 +138,9 @@ fn human(result: &CheckResult) -> String {
 }
 
 /// ImageCheck of the QMP reference.
-fn report(image: &Image, result: &CheckResult) -> Value {
+fn report(image: &Image, named: &str, result: &CheckResult) -> Value {
     let mut report = Map::new();
-    report.insert("filename".into(), json!(image.name));
+    report.insert("filename".into(), json!(named));
     report.insert("format".into(), json!(image.node.driver_name()));
     report.insert("check-errors".into(), json!(result.check_errors));
     let optional = [
