@@ -49,11 +49,11 @@ const STORIES: &[(&[&str], &str)] = &[
         "qcow2:i",
     ),
     (
-        // The name of the data file is one from where the tool runs.
+        // The name of the data file is one from where the tool runs. (What `map` says of its holes depends on how much
+        // storage the tables take, of which ours take less; interop.rs asks both tools of one image.)
         &[
             "qemu-img create -f qcow2 -o data_file=x,data_file_raw=on,preallocation=metadata i 2M",
             "qemu-img check i",
-            "qemu-img map --output=json i",
         ],
         "raw:x",
     ),
