@@ -33,7 +33,9 @@ impl Folder {
     }
 
     fn run(&self, tool: &Path, arguments: &str) -> Output {
-        let mut command = Command::new(tool);
+        // Whoever runs the tests may ignore signals (nohup does), which a program inherits.
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(tool);
         command.current_dir(&self.0).args(arguments.split_whitespace()).stdin(Stdio::null());
         command.output().unwrap()
     }
