@@ -5,8 +5,9 @@ use rhea_engine::Tier;
 use crate::machine::{Machine, RAM, STOP};
 use crate::server::{PAGE, PAGE_LEN, State};
 
-/// Where the handler of exceptions is.
-const HANDLER: u64 = RAM + 0x100;
+/// Where the instruction is, and the handler of exceptions: not at the memory's beginning, which random stores do hit.
+const CODE: u64 = RAM + 0x3_4560;
+const HANDLER: u64 = CODE + 0x100;
 
 /// A hart that executes single instructions.
 pub struct Ours(Machine);
@@ -30,7 +31,7 @@ impl Ours {
     /// Executes the instruction, which must not jump.
     pub fn ask(&mut self, s: &State) -> State {
         let code = [s.word as u32, lui_x31(STOP), STORE[0], STORE[1]];
-        self.0.write(RAM, &code.map(u32::to_le_bytes).concat());
+        self.0.write(CODE, &code.map(u32::to_le_bytes).concat());
         self.0.write(PAGE, &s.page);
         self.0.gather_flags();
         let st = self.0.state();
@@ -43,7 +44,7 @@ impl Ours {
         (st.m.mcause, st.m.mtval, st.m.mepc) = (u64::MAX, 0, 0);
         st.reservation = rhea_riscv_state::state::NO_RESERVATION;
         self.0.load_rounding();
-        self.0.run(RAM);
+        self.0.run(CODE);
         self.0.gather_flags();
         let page = self.0.read(PAGE, PAGE_LEN);
         let st = self.0.state();

@@ -88,7 +88,8 @@ handler:
         put     s2, 0(x31)
         j       answer
 
-collect:
+collect:                                # x31 is also the upper half of a pair at x30
+        la      x31, buffer
         .irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30
         put     x\n, 8 * (2 + \n)(x31)
         .endr

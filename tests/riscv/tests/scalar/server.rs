@@ -78,9 +78,16 @@ impl Server {
         ]
         .map(str::to_owned)
         .to_vec();
-        for (name, at) in
-            [("text", 0x1_0000), ("slot", 0x2_0000), ("data", 0x3_0000), ("bss", 0x4_0000), ("page", PAGE)]
-        {
+        // Small numbers are likely addresses of random stores, which must not meet the program.
+        let at = |offset: u64| 0x5ad0_0000 + offset;
+        let sections = [
+            ("text", at(0)),
+            ("slot", at(0x1_0000)),
+            ("data", at(0x2_0000)),
+            ("bss", at(0x3_0000)),
+            ("page", PAGE),
+        ];
+        for (name, at) in sections {
             arguments.push(format!("--section-start=.{name}={at:#x}"));
         }
         run("riscv64-linux-gnu-ld", &arguments.iter().map(String::as_str).collect::<Vec<_>>());

@@ -9,9 +9,9 @@ use rhea_softfloat::{
 };
 
 use crate::{
-    Compare, Exact, FExact, FLoad, FRounded, FStore, Feature, Features, Fli, Fr, FrRounded, Freg, FromX,
-    FromXExact, FromXPair, FromXRounded, Fused, Instruction, Rounding, ToX, ToXRounded, TranslateF,
-    Translator, Xlen, decode32,
+    Compare, FExact, FLoad, FRounded, FStore, Feature, Features, Fli, Fr, FrRounded, Freg, FromX, FromXExact,
+    FromXPair, FromXRounded, Fused, Instruction, Rounding, ToX, ToXRounded, TranslateF, Translator, Xlen,
+    decode32,
 };
 
 /// Executes a floating-point instruction other than a load or a store, by its bits. The rounding mode has been checked: one
@@ -438,7 +438,7 @@ impl TranslateF for Soft<'_> {
     }
 
     fn fcvt_d_w(&mut self, a: FromXExact) -> bool {
-        self.signed_into_float::<F64>((a.fd, a.rs1, exact(a.rm_exact)), 32)
+        self.signed_into_float::<F64>((a.fd, a.rs1, a.rm_exact.0), 32)
     }
 
     fn fcvt_h_wu(&mut self, a: FromXRounded) -> bool {
@@ -450,7 +450,7 @@ impl TranslateF for Soft<'_> {
     }
 
     fn fcvt_d_wu(&mut self, a: FromXExact) -> bool {
-        self.unsigned_into_float::<F64>((a.fd, a.rs1, exact(a.rm_exact)), 32)
+        self.unsigned_into_float::<F64>((a.fd, a.rs1, a.rm_exact.0), 32)
     }
 
     fn fcvt_s_d(&mut self, a: FRounded) -> bool {
@@ -458,11 +458,11 @@ impl TranslateF for Soft<'_> {
     }
 
     fn fcvt_d_s(&mut self, a: FExact) -> bool {
-        self.converted::<F32, F64>(a.fd, a.fs1, exact(a.rm_exact))
+        self.converted::<F32, F64>(a.fd, a.fs1, a.rm_exact.0)
     }
 
     fn fcvt_s_h(&mut self, a: FExact) -> bool {
-        self.converted::<F16, F32>(a.fd, a.fs1, exact(a.rm_exact))
+        self.converted::<F16, F32>(a.fd, a.fs1, a.rm_exact.0)
     }
 
     fn fcvt_h_s(&mut self, a: FRounded) -> bool {
@@ -470,7 +470,7 @@ impl TranslateF for Soft<'_> {
     }
 
     fn fcvt_d_h(&mut self, a: FExact) -> bool {
-        self.converted::<F16, F64>(a.fd, a.fs1, exact(a.rm_exact))
+        self.converted::<F16, F64>(a.fd, a.fs1, a.rm_exact.0)
     }
 
     fn fcvt_h_d(&mut self, a: FRounded) -> bool {
@@ -507,9 +507,4 @@ impl TranslateF for Soft<'_> {
         self.set_raw::<F64>(a.fd, raw);
         true
     }
-}
-
-/// Conversions that never round do not look at the mode, not even at a reserved frm.
-fn exact(_: Exact) -> u8 {
-    0
 }

@@ -10,7 +10,7 @@ use rhea_riscv_state::state::{mode, mstatus};
 
 use crate::translator::UnitTranslator;
 use crate::{
-    Compare, FExact, FLoad, FRounded, FStore, Fli, Fr, FrRounded, Freg, FromX, FromXExact, FromXPair,
+    Compare, Exact, FExact, FLoad, FRounded, FStore, Fli, Fr, FrRounded, Freg, FromX, FromXExact, FromXPair,
     FromXRounded, Fused, Rounding, ToX, ToXRounded, TranslateF, Xreg, float, helpers, reasons, slots,
 };
 
@@ -170,6 +170,18 @@ impl UnitTranslator<'_> {
     /// The same for an instruction that may have a reserved rounding mode.
     fn rounded_in_software(&mut self, rm: Rounding) {
         if self.float_on() && self.rounding(rm).is_some() {
+            self.in_software();
+        }
+    }
+
+    /// True if floating point is on and the mode of an instruction that never rounds is not a reserved one, at which it
+    /// must be illegal all the same (unprivileged specification, "Floating-Point Control and Status Register").
+    fn exact_on(&mut self, rm: Exact) -> bool {
+        self.float_on() && self.rounding(Rounding(rm.0)).is_some()
+    }
+
+    fn exactly_in_software(&mut self, rm: Exact) {
+        if self.exact_on(rm) {
             self.in_software();
         }
     }
@@ -502,14 +514,14 @@ impl TranslateF for UnitTranslator<'_> {
     }
 
     fn fcvt_d_w(&mut self, a: FromXExact) {
-        if self.float_on() {
+        if self.exact_on(a.rm_exact) {
             let x = self.x32(a.rs1);
             self.integer_into_float(Double, a.fd, x);
         }
     }
 
     fn fcvt_d_wu(&mut self, a: FromXExact) {
-        if self.float_on() {
+        if self.exact_on(a.rm_exact) {
             let x = self.x32(a.rs1);
             let x = self.b.zext(Type::I64, x);
             self.integer_into_float(Double, a.fd, x);
@@ -523,7 +535,7 @@ impl TranslateF for UnitTranslator<'_> {
     }
 
     fn fcvt_d_s(&mut self, a: FExact) {
-        if self.float_on() {
+        if self.exact_on(a.rm_exact) {
             self.convert(Single, Double, a.fd, a.fs1);
         }
     }
@@ -569,11 +581,19 @@ impl TranslateF for UnitTranslator<'_> {
         froundnx_s(FRounded) froundnx_d(FRounded) froundnx_h(FRounded)
     }
 
+    fn fcvt_s_h(&mut self, a: FExact) {
+        self.exactly_in_software(a.rm_exact);
+    }
+
+    fn fcvt_d_h(&mut self, a: FExact) {
+        self.exactly_in_software(a.rm_exact);
+    }
+
     in_software! {
         fsgnj_h(Fr) fsgnjn_h(Fr) fsgnjx_h(Fr) fmin_h(Fr) fmax_h(Fr) fminm_h(Fr) fmaxm_h(Fr)
         feq_h(Compare) flt_h(Compare) fle_h(Compare) fltq_h(Compare) fleq_h(Compare)
         fclass_s(ToX) fclass_d(ToX) fclass_h(ToX) fmv_x_h(ToX) fmv_h_x(FromX)
-        fcvt_s_h(FExact) fcvt_d_h(FExact) fli_s(Fli) fli_d(Fli) fli_h(Fli)
+        fli_s(Fli) fli_d(Fli) fli_h(Fli)
         fcvtmod_w_d(ToX) fmvh_x_d(ToX) fmvp_d_x(FromXPair)
     }
 }
