@@ -71,7 +71,8 @@ pub fn run_disk(peer: bool) -> anyhow::Result<()> {
     println!("debian-disk: at its login after {:.1} s", session.elapsed().as_secs_f64());
     session.send(b"root\n")?;
     session.expect("# ", BOOT_LIMIT)?;
-    session.send(b"systemctl is-system-running --wait; echo units $?\n")?;
+    // Spelt so that the command's echo is not taken for its answer.
+    session.send(b"systemctl is-system-running --wait; echo un'i'ts $?\n")?;
     let said = session.expect("units ", BOOT_LIMIT)?;
     println!("debian-disk: the system is {}", said.trim().lines().last().unwrap_or_default());
     session.send(b"systemctl poweroff\n")?;

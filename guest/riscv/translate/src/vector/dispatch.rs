@@ -233,7 +233,9 @@ impl Emitter<'_> {
         {
             return Outcome::Illegal;
         }
-        if self.inline_transfer(t, rs1, is_load, known) || known && self.scattered(t, rs1, rs2, is_load) {
+        if self.inline_transfer(t, rs1, is_load, known)
+            || known && (self.segments(t, rs1, is_load) || self.scattered(t, rs1, rs2, is_load))
+        {
             return Outcome::Done;
         }
         let bits = self.b.iconst(Type::I64, t.to_bits());
@@ -263,13 +265,21 @@ impl Emitter<'_> {
             Addressing::Whole if self.known.length != Length::Unknown => {
                 u64::from(t.fields) * u64::from(self.config.vlen / 8)
             }
+            Addressing::Mask if known => match self.elements() {
+                Some(n) => n.div_ceil(8),
+                None => return false,
+            },
             Addressing::UnitStride | Addressing::FaultOnlyFirst if known => match self.elements() {
                 Some(n) => n << t.width,
                 None => return false,
             },
             _ => return false,
         };
-        let Some(pieces) = Pieces::of(total) else { return false };
+        let pieces = match total {
+            1 | 2 => Some(Pieces { bytes: total as u32, count: 1 }),
+            _ => Pieces::of(total),
+        };
+        let Some(pieces) = pieces else { return false };
         let base = self.x(rs1);
         if t.addressing == Addressing::FaultOnlyFirst {
             if self.config.xlen == 32 {
@@ -284,7 +294,9 @@ impl Emitter<'_> {
             32 => Type::V256,
             16 => Type::V128,
             8 => Type::I64,
-            _ => Type::I32,
+            4 => Type::I32,
+            2 => Type::I16,
+            _ => Type::I8,
         };
         let address = |e: &mut Self, i: u32| {
             let sum = e.b.lea(base, Val::NONE, 0, u64::from(i * pieces.bytes));

@@ -169,7 +169,7 @@ impl Emitter<'_> {
     }
 
     /// Compares as integers: negative numbers have their other bits flipped. The other operand where one is a NaN.
-    fn float_min_max(&mut self, op: V, sew: u8, x: Val, y: Val) -> Val {
+    pub(crate) fn float_min_max(&mut self, op: V, sew: u8, x: Val, y: Val) -> Val {
         let (x_nan, y_nan) = (self.is_nan(sew, x), self.is_nan(sew, y));
         let (a, b) = (self.integer_order(sew, x), self.integer_order(sew, y));
         let lesser = self.min_max(if op == V::Vfmin { V::Vmin } else { V::Vmax }, sew, a, b);

@@ -1,11 +1,12 @@
 //! Operations on whole registers: which instructions have them, and the ones that go lane by lane.
 
-use rhea_ir::{Cond, Inst, Lane, Op, Type, Val};
+use rhea_ir::{Inst, Lane, Op, Type, Val};
 use rhea_riscv_vector::{Numbers, Op as V, Operation, Shape, Vtype};
 
 use crate::vector::call::{Destination, Source};
-use crate::vector::emit::{Emitter, Pieces, VXSAT, lane};
+use crate::vector::emit::{Emitter, Pieces, lane};
 use crate::vector::permutes::is_permutation;
+use crate::vector::saturation::is_saturating;
 
 impl Emitter<'_> {
     /// Translates `o` for `n` elements with vstart 0, if there is a way; false, with nothing emitted that matters, if
@@ -28,6 +29,7 @@ impl Emitter<'_> {
             Shape::MaskLogical => self.inline_mask_logical(o, n),
             Shape::MaskScalar => self.inline_mask_scalar(o, destination, n),
             Shape::Reduce if o.op.numbers() == Numbers::Integer => self.inline_reduction(o, sew, n),
+            Shape::Reduce | Shape::WidenReduce => self.inline_float_reduction(o, sew, n),
             Shape::Index => self.inline_index(o, sew, n),
             Shape::MaskResult => self.inline_compare(o, source, sew, n),
             Shape::Same | Shape::Carry if o.op.numbers() == Numbers::Integer => {
@@ -120,11 +122,11 @@ impl Emitter<'_> {
     }
 
     fn inline_same(&mut self, o: Operation, source: Source, sew: u8, n: u64) -> bool {
-        if !self.has_lane_operation(o.op, source, sew) {
+        if !self.has_lane_operation(o.op, sew) {
             return false;
         }
         let Some((pieces, mask)) = self.pieces_and_mask(o, sew, n) else { return false };
-        let choice = if o.op == V::Vmerge {
+        let choice = if matches!(o.op, V::Vmerge | V::Vadc | V::Vsbc) {
             match self.lane_mask(pieces, sew) {
                 Some(choice) => choice,
                 None => return false,
@@ -135,14 +137,8 @@ impl Emitter<'_> {
         let ty = pieces.ty();
         let scalar = self.scalar(source, sew);
         let uniform = scalar.map(|x| self.splat(ty, sew, x));
-        if let Some((saturating, wrapping)) = saturation(o.op) {
-            return self.inline_saturating(
-                o,
-                sew,
-                (pieces, mask.as_deref()),
-                uniform,
-                (saturating, wrapping),
-            );
+        if is_saturating(o.op) {
+            return self.inline_saturating(o, sew, (pieces, mask.as_deref()), uniform);
         }
         let results: Vec<Val> = (0..pieces.count)
             .map(|i| {
@@ -159,6 +155,13 @@ impl Emitter<'_> {
                         let mask = choice[i as usize];
                         self.b.vtri(Op::VBlendVar, Lane::I8, x, y, mask)
                     }
+                    // A carry is -1.
+                    V::Vadc | V::Vsbc => {
+                        let (first, second) =
+                            if o.op == V::Vadc { (Op::VAdd, Op::VSub) } else { (Op::VSub, Op::VAdd) };
+                        let plain = self.op(first, lane(sew), x, y);
+                        self.op(second, lane(sew), plain, choice[i as usize])
+                    }
                     V::Vmacc | V::Vnmsac | V::Vmadd | V::Vnmsub => {
                         let d = self.piece(o.vd, pieces, i);
                         self.multiply_add(o.op, sew, x, y, d)
@@ -172,73 +175,21 @@ impl Emitter<'_> {
         true
     }
 
-    /// Sums and differences that saturate where they are not what they are without; vxsat is set then.
-    fn inline_saturating(
-        &mut self,
-        o: Operation,
-        sew: u8,
-        (pieces, mask): (Pieces, Option<&[Val]>),
-        uniform: Option<Val>,
-        (saturating, wrapping): (Op, Op),
-    ) -> bool {
-        let mut all = None;
-        let results: Vec<Val> = (0..pieces.count)
-            .map(|i| {
-                let y = match uniform {
-                    Some(y) => y,
-                    None => self.piece(o.vs1, pieces, i),
-                };
-                let x = self.piece(o.vs2, pieces, i);
-                let result = self.op(saturating, lane(sew), x, y);
-                let plain = self.op(wrapping, lane(sew), x, y);
-                let mut differs = self.op(Op::VXor, Lane::None, result, plain);
-                if let Some(mask) = mask.and_then(|m| m.get(i as usize)) {
-                    differs = self.op(Op::VAnd, Lane::None, differs, *mask);
-                }
-                all = Some(match all {
-                    None => differs,
-                    Some(before) => self.op(Op::VOr, Lane::None, before, differs),
-                });
-                result
-            })
-            .collect();
-        if let Some(all) = all.filter(|_| pieces.bytes >= 16) {
-            let none = self.b.op2(Op::VTestZero, Type::I8, Lane::None, 0, all, all, 0);
-            let any = self.b.bin_imm(Op::Xor, none, 1);
-            let any = self.b.zext(Type::I32, any);
-            let old = self.b.get(VXSAT);
-            let new = self.b.or(old, any);
-            self.b.put(VXSAT, new);
-            self.put_results(o.vd, pieces, mask, &results);
-            return true;
-        }
-        false
-    }
-
     /// Whether the host's vectors can do it lane by lane.
-    fn has_lane_operation(&self, op: V, source: Source, sew: u8) -> bool {
+    fn has_lane_operation(&self, op: V, sew: u8) -> bool {
         match op {
             V::Vadd | V::Vsub | V::Vrsub | V::Vand | V::Vor | V::Vxor | V::Vandn => true,
             V::Vminu | V::Vmin | V::Vmaxu | V::Vmax => true,
             V::Vmul | V::Vmacc | V::Vnmsac | V::Vmadd | V::Vnmsub => true,
-            V::Vsaddu | V::Vsadd | V::Vssubu | V::Vssub => sew < 2,
+            V::Vsaddu | V::Vsadd | V::Vssubu | V::Vssub => true,
             V::Vmulh | V::Vmulhu => sew == 1 || sew == 2,
-            V::Vmv | V::Vmerge => true,
-            V::Vsll | V::Vsrl => match source {
-                Source::Immediate(_) => true,
-                Source::X(_) => sew != 0,
-                _ => sew >= 2,
-            },
-            V::Vsra => match source {
-                Source::Immediate(_) => true,
-                Source::X(_) => sew != 0,
-                _ => sew == 2,
-            },
+            V::Vmv | V::Vmerge | V::Vadc | V::Vsbc => true,
+            V::Vsll | V::Vsrl | V::Vsra => true,
             _ => false,
         }
     }
 
-    fn lane_operation(&mut self, op: V, sew: u8, x: Val, y: Val) -> Val {
+    pub(crate) fn lane_operation(&mut self, op: V, sew: u8, x: Val, y: Val) -> Val {
         let l = lane(sew);
         match op {
             V::Vadd => self.op(Op::VAdd, l, x, y),
@@ -336,142 +287,6 @@ impl Emitter<'_> {
         self.op(combine, lane(sew), addend, product)
     }
 
-    /// Shifts by the lanes of `y`, or by a scalar.
-    pub(crate) fn shift(&mut self, op: V, sew: u8, x: Val, y: Val, scalar: Option<Val>) -> Val {
-        let bits = 8u64 << sew;
-        let l = lane(sew);
-        match scalar {
-            None => {
-                let ty = self.b.ty(x);
-                let most = self.constant(ty, sew, bits - 1);
-                let count = self.op(Op::VAnd, Lane::None, y, most);
-                let op = match op {
-                    V::Vsll => Op::VShlVar,
-                    V::Vsrl => Op::VShrVar,
-                    _ => Op::VSarVar,
-                };
-                self.op(op, l, x, count)
-            }
-            Some(count) => match self.b.as_const(count) {
-                Some(count) => self.shift_by_constant(op, sew, x, count & (bits - 1)),
-                None => self.shift_by_scalar(op, sew, x, count),
-            },
-        }
-    }
-
-    fn shift_by_constant(&mut self, op: V, sew: u8, x: Val, count: u64) -> Val {
-        let ty = self.b.ty(x);
-        let l = lane(sew);
-        match (op, sew) {
-            (V::Vsra, 3) => {
-                let zero = self.b.iconst(ty, 0);
-                let sign = self.op(Op::VCmpGtS, Lane::I64, zero, x);
-                let low = self.b.vun_imm(Op::VShrImm, Lane::I64, x, count);
-                let high = self.b.vun_imm(Op::VShlImm, Lane::I64, sign, 64 - count);
-                self.op(Op::VOr, Lane::None, low, high)
-            }
-            (V::Vsra, 0) => {
-                // As words: odd bytes keep their own sign, even ones are moved up for it.
-                let odd = self.b.vun_imm(Op::VSarImm, Lane::I16, x, count);
-                let even = self.b.vun_imm(Op::VShlImm, Lane::I16, x, 8);
-                let even = self.b.vun_imm(Op::VSarImm, Lane::I16, even, count);
-                let even = self.b.vun_imm(Op::VShrImm, Lane::I16, even, 8);
-                let high = self.constant(ty, 1, 0xff00);
-                let odd = self.op(Op::VAnd, Lane::None, odd, high);
-                self.op(Op::VOr, Lane::None, even, odd)
-            }
-            (V::Vsra, _) => self.b.vun_imm(Op::VSarImm, l, x, count),
-            (_, 0) => {
-                let (op, kept) =
-                    if op == V::Vsll { (Op::VShlImm, 0xff << count) } else { (Op::VShrImm, 0xff >> count) };
-                let moved = self.b.vun_imm(op, Lane::I16, x, count);
-                let kept = self.constant(ty, 0, kept);
-                self.op(Op::VAnd, Lane::None, moved, kept)
-            }
-            (V::Vsll, _) => self.b.vun_imm(Op::VShlImm, l, x, count),
-            _ => self.b.vun_imm(Op::VShrImm, l, x, count),
-        }
-    }
-
-    /// Elements of 16 bits and more.
-    fn shift_by_scalar(&mut self, op: V, sew: u8, x: Val, count: Val) -> Val {
-        let bits = 8u64 << sew;
-        let count = self.b.and_imm(count, bits - 1);
-        let vector = |e: &mut Self, v| e.b.convert(Op::VFromInt, Type::V128, Lane::None, 0, v);
-        let by = vector(self, count);
-        let l = lane(sew);
-        match (op, sew) {
-            (V::Vsll, _) => self.op(Op::VShl, l, x, by),
-            (V::Vsrl, _) => self.op(Op::VShr, l, x, by),
-            (_, 3) => {
-                let ty = self.b.ty(x);
-                let zero = self.b.iconst(ty, 0);
-                let sign = self.op(Op::VCmpGtS, Lane::I64, zero, x);
-                let low = self.op(Op::VShr, l, x, by);
-                let width = self.b.iconst(Type::I64, 64);
-                let rest = self.b.sub(width, count);
-                let rest = vector(self, rest);
-                let high = self.op(Op::VShl, l, sign, rest);
-                self.op(Op::VOr, Lane::None, low, high)
-            }
-            _ => self.op(Op::VSar, l, x, by),
-        }
-    }
-
-    /// Sums and the like over all elements, then over the lanes of one vector.
-    fn inline_reduction(&mut self, o: Operation, sew: u8, n: u64) -> bool {
-        let Some(pieces) = Pieces::of(n << sew) else { return false };
-        if o.masked || pieces.bytes < 16 {
-            return false;
-        }
-        let op = match o.op {
-            V::Vredsum => V::Vadd,
-            V::Vredand => V::Vand,
-            V::Vredor => V::Vor,
-            V::Vredxor => V::Vxor,
-            V::Vredminu => V::Vminu,
-            V::Vredmin => V::Vmin,
-            V::Vredmaxu => V::Vmaxu,
-            _ => V::Vmax,
-        };
-        let mut acc = self.piece(o.vs2, pieces, 0);
-        for i in 1..pieces.count {
-            let x = self.piece(o.vs2, pieces, i);
-            acc = self.lane_operation(op, sew, acc, x);
-        }
-        if pieces.bytes == 32 {
-            let (low, high) = (self.half(acc, 0), self.half(acc, 1));
-            acc = self.lane_operation(op, sew, low, high);
-        }
-        for bytes in [8, 4, 2, 1].into_iter().filter(|bytes| *bytes >= 1u64 << sew) {
-            let upper = self.b.vun_imm(Op::VShrBytes, Lane::None, acc, bytes);
-            acc = self.lane_operation(op, sew, acc, upper);
-        }
-        let ty = Type::int(1 << sew);
-        let first = rhea_ir::Slot { offset: self.register(o.vs1), ty };
-        let first = self.b.get(first);
-        let sum = self.b.vextract(lane(sew), acc, 0);
-        let result = match op {
-            V::Vadd => self.b.add(first, sum),
-            V::Vand => self.b.and(first, sum),
-            V::Vor => self.b.or(first, sum),
-            V::Vxor => self.b.xor(first, sum),
-            _ => {
-                let cond = match op {
-                    V::Vminu => Cond::LtU,
-                    V::Vmin => Cond::LtS,
-                    V::Vmaxu => Cond::GtU,
-                    _ => Cond::GtS,
-                };
-                let first_wins = self.b.icmp(cond, first, sum);
-                self.b.select(first_wins, first, sum)
-            }
-        };
-        let slot = rhea_ir::Slot { offset: self.register(o.vd), ty };
-        self.b.put(slot, result);
-        true
-    }
-
     /// vid.v: bytes counting up, extended to the element's width, and what goes before each piece added.
     fn inline_index(&mut self, o: Operation, sew: u8, n: u64) -> bool {
         let Some((pieces, mask)) = self.pieces_and_mask(o, sew, n) else { return false };
@@ -497,16 +312,5 @@ impl Emitter<'_> {
             .collect();
         self.put_results(o.vd, pieces, mask.as_deref(), &results);
         true
-    }
-}
-
-/// The saturating operation, and what it is where nothing saturates.
-const fn saturation(op: V) -> Option<(Op, Op)> {
-    match op {
-        V::Vsaddu => Some((Op::VAddSatU, Op::VAdd)),
-        V::Vsadd => Some((Op::VAddSatS, Op::VAdd)),
-        V::Vssubu => Some((Op::VSubSatU, Op::VSub)),
-        V::Vssub => Some((Op::VSubSatS, Op::VSub)),
-        _ => None,
     }
 }

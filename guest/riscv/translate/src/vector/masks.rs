@@ -136,11 +136,12 @@ impl Emitter<'_> {
 
     pub(crate) fn inline_compare(&mut self, o: Operation, source: Source, sew: u8, n: u64) -> bool {
         let floats = o.op.numbers() == Numbers::Float;
-        if matches!(o.op, V::Vmadc | V::Vmsbc | V::VmadcM | V::VmsbcM) || (floats && (sew < 2 || o.masked)) {
+        if floats && (sew < 2 || o.masked) {
             return false;
         }
         let Some(pieces) = Pieces::of(n << sew) else { return false };
         let ty = pieces.ty();
+        let carries = if matches!(o.op, V::VmadcM | V::VmsbcM) { self.lane_mask(pieces, sew) } else { None };
         let uniform = self.scalar(source, sew).map(|x| self.splat(ty, sew, x));
         let lanes: Vec<Val> = (0..pieces.count)
             .map(|i| {
@@ -149,10 +150,12 @@ impl Emitter<'_> {
                     None => self.piece(o.vs1, pieces, i),
                 };
                 let x = self.piece(o.vs2, pieces, i);
-                if floats {
-                    self.compare_floats(o.op, sew, x, y)
-                } else {
-                    self.compare_integers(o.op, sew, x, y)
+                let carry = carries.as_ref().and_then(|all| all.get(i as usize)).copied();
+                match o.op {
+                    _ if floats => self.compare_floats(o.op, sew, x, y),
+                    V::Vmadc | V::VmadcM => self.carry_out(sew, x, y, carry),
+                    V::Vmsbc | V::VmsbcM => self.borrow_out(sew, x, y, carry),
+                    _ => self.compare_integers(o.op, sew, x, y),
                 }
             })
             .collect();
@@ -187,11 +190,38 @@ impl Emitter<'_> {
             V::Vmsltu => (y, x),
             _ => (x, y),
         };
+        self.greater_unsigned(sew, greater, less)
+    }
+
+    /// Lanes where a sum is too large: it is below x then. One more is too much for a sum of all ones as well.
+    fn carry_out(&mut self, sew: u8, x: Val, y: Val, carry: Option<Val>) -> Val {
+        let sum = self.op(Op::VAdd, lane(sew), x, y);
+        let over = self.greater_unsigned(sew, x, sum);
+        let Some(carry) = carry else { return over };
+        let ty = self.b.ty(x);
+        let ones = self.constant(ty, sew, u64::MAX);
+        let full = self.op(Op::VCmpEq, lane(sew), sum, ones);
+        let by_carry = self.op(Op::VAnd, Lane::None, full, carry);
+        self.op(Op::VOr, Lane::None, over, by_carry)
+    }
+
+    /// Lanes where a difference is below zero.
+    fn borrow_out(&mut self, sew: u8, x: Val, y: Val, borrow: Option<Val>) -> Val {
+        let under = self.greater_unsigned(sew, y, x);
+        let Some(borrow) = borrow else { return under };
+        let equal = self.op(Op::VCmpEq, lane(sew), x, y);
+        let by_borrow = self.op(Op::VAnd, Lane::None, equal, borrow);
+        self.op(Op::VOr, Lane::None, under, by_borrow)
+    }
+
+    /// greater > less, unsigned.
+    pub(crate) fn greater_unsigned(&mut self, sew: u8, greater: Val, less: Val) -> Val {
         if sew == 3 {
             return self.greater_unsigned_64(greater, less);
         }
+        let l = lane(sew);
         // Greater, where the sign bit is flipped and numbers are compared as signed ones.
-        let ty = self.b.ty(x);
+        let ty = self.b.ty(greater);
         let sign = self.constant(ty, sew, 1 << ((8 << sew) - 1));
         let (a, b) =
             (self.op(Op::VXor, Lane::None, greater, sign), self.op(Op::VXor, Lane::None, less, sign));

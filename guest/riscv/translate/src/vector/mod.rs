@@ -4,8 +4,9 @@
 //! - `translate`: what mstatus says of an instruction, and the traits' methods.
 //! - `emit`: what a unit knows of vtype and vl, and how it comes to know it.
 //! - `dispatch`: vsetvli and its kin, loads and stores, and which instructions call a helper (`runtime`).
-//! - `scattered`: loads and stores of a few elements that do not lie one after the other.
-//! - `inline`, `masks`, `permutes`, `widths`, `floats`: operations on whole registers.
+//! - `segments`: segment loads and stores of whole vectors; `scattered`: loads and stores of a few elements that do not lie
+//!   one after the other.
+//! - `inline`, `masks`, `permutes`, `widths`, `shifts`, `saturation`, `reductions`, `floats`: operations on whole registers.
 
 mod call;
 mod dispatch;
@@ -14,8 +15,12 @@ mod floats;
 mod inline;
 mod masks;
 mod permutes;
+mod reductions;
 pub(crate) mod runtime;
+mod saturation;
 mod scattered;
+mod segments;
+mod shifts;
 mod table;
 #[cfg(test)]
 mod tests;

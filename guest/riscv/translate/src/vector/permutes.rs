@@ -9,11 +9,11 @@ use crate::vector::call::Source;
 use crate::vector::emit::{Emitter, Pieces, lane};
 
 /// Bytes that are shuffled at once.
-const BYTES: u64 = 16;
+pub(crate) const BYTES: u64 = 16;
 /// Added to an index up to 31, this sets bit 7 of those from 16 on and keeps the low four bits.
 const BEYOND: u8 = 0x70;
 /// Selects zero.
-const NONE: u8 = 0x80;
+pub(crate) const NONE: u8 = 0x80;
 
 /// Whether an instruction may be one of these.
 pub(crate) const fn is_permutation(op: V) -> bool {
@@ -47,7 +47,7 @@ impl Emitter<'_> {
     }
 
     /// A constant of 16 bytes, each by its index.
-    fn selector(&mut self, byte: impl Fn(u8) -> u8) -> Val {
+    pub(crate) fn selector(&mut self, byte: impl Fn(u8) -> u8) -> Val {
         let half = |from: u8| u64::from_le_bytes(std::array::from_fn(|i| byte(from + i as u8)));
         let (low, high) = (half(0), half(8));
         let first = self.b.iconst(Type::V128, low);
@@ -58,7 +58,7 @@ impl Emitter<'_> {
         self.b.vbin(Op::VUnpackLo, Lane::I64, first, second)
     }
 
-    fn shuffled(&mut self, from: Val, selector: Val) -> Val {
+    pub(crate) fn shuffled(&mut self, from: Val, selector: Val) -> Val {
         self.b.vbin(Op::VShuffleBytes, Lane::I8, from, selector)
     }
 

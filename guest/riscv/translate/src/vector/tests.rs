@@ -47,6 +47,9 @@ impl Hart {
         put(&mut bytes, offset_of!(RiscvState, vl), st.vl);
         put(&mut bytes, offset_of!(RiscvState, vtype), st.vtype);
         put(&mut bytes, offset_of!(RiscvState, vstart), st.vstart);
+        for (i, bits) in st.canonical_nan.iter().enumerate() {
+            put(&mut bytes, offset_of!(RiscvState, canonical_nan) + 8 * i, *bits);
+        }
         let v = offset_of!(RiscvState, v);
         bytes[v..v + st.v.0.len()].copy_from_slice(&st.v.0);
         let env = environment(st.frm);
@@ -339,6 +342,8 @@ fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut 
     }
     assert_eq!(fflags(hart.env.flags), st.fflags, "{}: flags", text());
     assert_eq!(get(&hart.bytes, offset_of!(RiscvState, vl)), st.vl, "{}: vl", text());
+    let vxsat = get(&hart.bytes, offset_of!(RiscvState, vxsat)) as u32;
+    assert_eq!(vxsat, st.vxsat, "{}: vxsat", text());
     assert_eq!(get(&hart.bytes, offset_of!(RiscvState, vtype)), st.vtype, "{}: vtype", text());
     assert!(hart.memory == ram, "{}: memory", text());
 }
@@ -372,6 +377,17 @@ fn operations_on_whole_registers_do_what_the_general_functions_do() {
         "vle32.v",
         "vse8.v",
         "vwmacc.vv",
+        "vfredosum.vs",
+        "vfwredusum.vs",
+        "vfredmax.vs",
+        "vadc.vvm",
+        "vmsbc.vxm",
+        "vsadd.vv",
+        "vssubu.vx",
+        "vsra.vv",
+        "vlseg.e8.v",
+        "vsseg.e16.v",
+        "vlm.v",
     ] {
         assert!(counts[name][0] > 0, "{name} is never translated to operations");
     }
