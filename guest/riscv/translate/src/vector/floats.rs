@@ -267,6 +267,33 @@ impl Emitter<'_> {
         true
     }
 
+    /// From 64 to 32 bits.
+    pub(crate) fn inline_float_narrowing(&mut self, o: Operation, sew: u8, n: u64) -> bool {
+        let kind = match o.op {
+            V::VfncvtFF => Convert::F64ToF32,
+            V::VfncvtXF => Convert::F64ToI32,
+            V::VfncvtRtzXF => Convert::F64ToI32Trunc,
+            _ => return false,
+        };
+        if sew != 2 || o.masked || self.rounding == Rounding::Software {
+            return false;
+        }
+        let Some(wide) = Pieces::of(n << 3).filter(|p| p.bytes >= 16) else { return false };
+        let mut results: Vec<Val> = (0..wide.count)
+            .map(|i| {
+                let x = self.piece(o.vs2, wide, i);
+                self.b.vconvert(Type::V128, kind, x, HostRounding::Current)
+            })
+            .collect();
+        if o.op == V::VfncvtFF {
+            results = results.into_iter().map(|r| self.with_canonical_nans(sew, r)).collect();
+        } else {
+            self.unassume_if_any_out_of_range(&results);
+        }
+        self.put_pieces(o.vd, Pieces { bytes: wide.bytes / 2, count: wide.count }, &results);
+        true
+    }
+
     /// The 32-bit lanes that become piece `i` of a group of 64-bit lanes.
     fn float_extended(&mut self, register: u8, wide: Pieces, i: u32, kind: Convert) -> Option<Val> {
         let ty = wide.ty();

@@ -27,8 +27,10 @@ impl Emitter<'_> {
             Shape::Scalar => self.inline_scalar_move(o, source, destination, sew),
             Shape::Whole => self.inline_whole_move(o),
             Shape::MaskLogical => self.inline_mask_logical(o, n),
+            Shape::MaskToMask => self.inline_mask_to_mask(o, n),
             Shape::MaskScalar => self.inline_mask_scalar(o, destination, n),
             Shape::Reduce if o.op.numbers() == Numbers::Integer => self.inline_reduction(o, sew, n),
+            Shape::WidenReduce if o.op.numbers() == Numbers::Integer => self.inline_widening_sum(o, sew, n),
             Shape::Reduce | Shape::WidenReduce => self.inline_float_reduction(o, sew, n),
             Shape::Index => self.inline_index(o, sew, n),
             Shape::MaskResult => self.inline_compare(o, source, sew, n),
@@ -40,7 +42,8 @@ impl Emitter<'_> {
                 self.inline_widening(o, source, sew, n)
             }
             Shape::Widen | Shape::WidenWide => self.inline_float_widening(o, source, sew, n),
-            Shape::Narrow => self.inline_narrowing(o, source, sew, n),
+            Shape::Narrow if o.op.numbers() == Numbers::Integer => self.inline_narrowing(o, source, sew, n),
+            Shape::Narrow => self.inline_float_narrowing(o, sew, n),
             Shape::Extend(by) => self.inline_extension(o, sew, by, n),
             _ => false,
         }
@@ -144,6 +147,7 @@ impl Emitter<'_> {
             .map(|i| {
                 let y = match uniform {
                     Some(y) => y,
+                    None if o.op.is_unary() && o.op != V::Vmv => self.b.iconst(ty, 0),
                     None => self.piece(o.vs1, pieces, i),
                 };
                 if o.op == V::Vmv {
@@ -167,6 +171,7 @@ impl Emitter<'_> {
                         self.multiply_add(o.op, sew, x, y, d)
                     }
                     V::Vsll | V::Vsrl | V::Vsra => self.shift(o.op, sew, x, y, scalar),
+                    V::Vrol | V::Vror => self.rotate(o.op, sew, x, y, scalar),
                     _ => self.lane_operation(o.op, sew, x, y),
                 }
             })
@@ -184,7 +189,8 @@ impl Emitter<'_> {
             V::Vsaddu | V::Vsadd | V::Vssubu | V::Vssub => true,
             V::Vmulh | V::Vmulhu => sew == 1 || sew == 2,
             V::Vmv | V::Vmerge | V::Vadc | V::Vsbc => true,
-            V::Vsll | V::Vsrl | V::Vsra => true,
+            V::Vsll | V::Vsrl | V::Vsra | V::Vrol | V::Vror => true,
+            V::Vbrev8 | V::Vrev8 | V::Vbrev | V::Vclz | V::Vctz | V::VcpopV => true,
             _ => false,
         }
     }
@@ -202,6 +208,7 @@ impl Emitter<'_> {
             V::Vmul => self.multiply(sew, x, y),
             V::Vmulh => self.multiply_high(sew, true, x, y),
             V::Vmulhu => self.multiply_high(sew, false, x, y),
+            V::Vbrev8 | V::Vrev8 | V::Vbrev | V::Vclz | V::Vctz | V::VcpopV => self.bit_operation(op, sew, x),
             _ => self.min_max(op, sew, x, y),
         }
     }

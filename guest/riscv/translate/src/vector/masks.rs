@@ -271,6 +271,38 @@ impl Emitter<'_> {
         true
     }
 
+    /// vmsbf.m, vmsif.m and vmsof.m of at most 64 elements.
+    pub(crate) fn inline_mask_to_mask(&mut self, o: Operation, n: u64) -> bool {
+        if n > 64 {
+            return false;
+        }
+        let all = u64::MAX >> (64 - n);
+        let mut word = self.mask_words(o.vs2, n)[0];
+        let active = o.masked.then(|| self.mask_words(0, n)[0]);
+        if let Some(active) = active {
+            word = self.b.and(word, active);
+        }
+        let zero = self.b.iconst(Type::I64, 0);
+        let negated = self.b.sub(zero, word);
+        let first = self.b.and(word, negated);
+        // Without a first one everything is before it.
+        let before = self.b.add_imm(first, u64::MAX);
+        let mut result = match o.op {
+            V::Vmsof => first,
+            V::Vmsbf => before,
+            _ => self.b.or(before, first),
+        };
+        result = self.b.and_imm(result, all);
+        if let Some(active) = active {
+            let old = self.mask_words(o.vd, n)[0];
+            let new = self.b.and(result, active);
+            let kept = self.b.bin(Op::AndNot, old, active);
+            result = self.b.or(new, kept);
+        }
+        self.put_mask_words(o.vd, n, &[result]);
+        true
+    }
+
     /// vcpop.m and vfirst.m.
     pub(crate) fn inline_mask_scalar(&mut self, o: Operation, destination: Destination, n: u64) -> bool {
         let Destination::X(rd) = destination else { return false };

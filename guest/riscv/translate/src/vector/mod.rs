@@ -6,8 +6,9 @@
 //! - `dispatch`: vsetvli and its kin, loads and stores, and which instructions call a helper (`runtime`).
 //! - `segments`: segment loads and stores of whole vectors; `scattered`: loads and stores of a few elements that do not lie
 //!   one after the other.
-//! - `inline`, `masks`, `permutes`, `widths`, `shifts`, `saturation`, `reductions`, `floats`: operations on whole registers.
+//! - `inline`, `masks`, `permutes`, `widths`, `shifts`, `bits`, `saturation`, `reductions`, `floats`: operations on whole registers.
 
+mod bits;
 mod call;
 mod dispatch;
 mod emit;

@@ -1,6 +1,6 @@
 //! Reductions: element 0 of vs1 and all elements of a group become element 0 of vd.
 
-use rhea_ir::{Cond, FloatCond, Lane, Op, Slot, Type};
+use rhea_ir::{Cond, FloatCond, Lane, Op, Slot, Type, Val};
 use rhea_riscv_vector::{Op as V, Operation, Shape};
 
 use crate::slots;
@@ -26,12 +26,31 @@ impl Emitter<'_> {
             V::Vredmaxu => V::Vmaxu,
             _ => V::Vmax,
         };
-        let mut acc = self.piece(o.vs2, pieces, 0);
-        for i in 1..pieces.count {
-            let x = self.piece(o.vs2, pieces, i);
-            acc = self.lane_operation(op, sew, acc, x);
+        let all: Vec<Val> = (0..pieces.count).map(|i| self.piece(o.vs2, pieces, i)).collect();
+        self.reduce_integers(o, op, sew, &all);
+        true
+    }
+
+    /// Sums of elements that are extended to twice their width.
+    pub(crate) fn inline_widening_sum(&mut self, o: Operation, sew: u8, n: u64) -> bool {
+        let Some(wide) = Pieces::of(n << (sew + 1)).filter(|p| p.bytes >= 16) else { return false };
+        if o.masked {
+            return false;
         }
-        if pieces.bytes == 32 {
+        let is_signed = o.op == V::Vwredsum;
+        let all: Option<Vec<Val>> =
+            (0..wide.count).map(|i| self.extended(o.vs2, sew, 1, is_signed, wide, i)).collect();
+        let Some(all) = all else { return false };
+        self.reduce_integers(o, V::Vadd, sew + 1, &all);
+        true
+    }
+
+    fn reduce_integers(&mut self, o: Operation, op: V, sew: u8, all: &[Val]) {
+        let mut acc = all[0];
+        for x in &all[1..] {
+            acc = self.lane_operation(op, sew, acc, *x);
+        }
+        if self.b.ty(acc) == Type::V256 {
             let (low, high) = (self.half(acc, 0), self.half(acc, 1));
             acc = self.lane_operation(op, sew, low, high);
         }
@@ -61,7 +80,6 @@ impl Emitter<'_> {
         };
         let slot = Slot { offset: self.register(o.vd), ty };
         self.b.put(slot, result);
-        true
     }
 
     /// Sums, and the smallest or largest number.

@@ -1,4 +1,4 @@
-//! Shifts of elements.
+//! Shifts and rotations of elements.
 
 use rhea_ir::{Lane, Op, Type, Val};
 use rhea_riscv_vector::Op as V;
@@ -21,6 +21,24 @@ impl Emitter<'_> {
                 None => self.shift_by_scalar(op, sew, x, count),
             },
         }
+    }
+
+    /// Rotations, as [`Emitter::shift`].
+    pub(crate) fn rotate(&mut self, op: V, sew: u8, x: Val, y: Val, scalar: Option<Val>) -> Val {
+        let (there, back) = if op == V::Vrol { (V::Vsll, V::Vsrl) } else { (V::Vsrl, V::Vsll) };
+        // What comes in at the other end is shifted by the rest of the width, modulo the width.
+        let rest = scalar.map(|count| {
+            let zero = self.b.iconst(Type::I64, 0);
+            match self.b.as_const(count) {
+                Some(count) => self.b.iconst(Type::I64, count.wrapping_neg()),
+                None => self.b.sub(zero, count),
+            }
+        });
+        let ty = self.b.ty(x);
+        let zero = self.b.iconst(ty, 0);
+        let rests = self.op(Op::VSub, lane(sew), zero, y);
+        let (moved, wrapped) = (self.shift(there, sew, x, y, scalar), self.shift(back, sew, x, rests, rest));
+        self.op(Op::VOr, Lane::None, moved, wrapped)
     }
 
     /// Shifts each lane by its own count, which is below its width.
@@ -66,7 +84,7 @@ impl Emitter<'_> {
         self.op(Op::VOr, Lane::None, lower, upper)
     }
 
-    fn shift_by_constant(&mut self, op: V, sew: u8, x: Val, count: u64) -> Val {
+    pub(crate) fn shift_by_constant(&mut self, op: V, sew: u8, x: Val, count: u64) -> Val {
         let ty = self.b.ty(x);
         let l = lane(sew);
         match (op, sew) {

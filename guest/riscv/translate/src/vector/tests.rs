@@ -263,7 +263,7 @@ fn random_word(r: &mut TestRng, mask: u64, value: u64, vtype: u64) -> u32 {
 type Counts = BTreeMap<&'static str, [u32; 3]>;
 
 fn one(r: &mut TestRng, name: &'static str, mask: u64, value: u64, counts: &mut Counts) {
-    let vlen = [128, 256][r.next_u32() as usize % 2];
+    let vlen = [128, 256, 128, 1024][r.next_u32() as usize % 4];
     let (mut st, mut ram) = random_hart(r, vlen);
     let word = random_word(r, mask, value, st.vtype);
     let Some(call) = decode32(word, &Features::everything(Xlen::Rv64)).and_then(VectorCall::of) else {
@@ -388,6 +388,14 @@ fn operations_on_whole_registers_do_what_the_general_functions_do() {
         "vlseg.e8.v",
         "vsseg.e16.v",
         "vlm.v",
+        "vwredsum.vs",
+        "vror.vi",
+        "vclz.v",
+        "vbrev.v",
+        "vmsif.m",
+        "vfncvt.f.f.w",
+        "vfncvt.rtz.x.f.w",
+        "vnsra.wv",
     ] {
         assert!(counts[name][0] > 0, "{name} is never translated to operations");
     }

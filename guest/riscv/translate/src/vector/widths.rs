@@ -8,7 +8,7 @@ use crate::vector::emit::{Emitter, Pieces, lane};
 
 impl Emitter<'_> {
     /// The lanes of `register` that extend to piece `i` of the wider group, which has `to` bytes for each of theirs.
-    fn extended(
+    pub(crate) fn extended(
         &mut self,
         register: u8,
         sew: u8,
@@ -62,9 +62,6 @@ impl Emitter<'_> {
             Vwmaccsu => (false, true),
             _ => return false,
         };
-        if o.op == Vwsll && source == Source::Vector {
-            return false;
-        }
         let wide_sew = sew + 1;
         let Some((pieces, mask)) = self.pieces_and_mask(o, wide_sew, n) else { return false };
         if pieces.bytes < 8 {
@@ -134,7 +131,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// vnsrl and vnsra by a scalar or an immediate.
+    /// vnsrl and vnsra.
     pub(crate) fn inline_narrowing(&mut self, o: Operation, source: Source, sew: u8, n: u64) -> bool {
         let op = match o.op {
             V::Vnsrl => V::Vsrl,
@@ -142,31 +139,36 @@ impl Emitter<'_> {
             _ => return false,
         };
         let Some((pieces, mask)) = self.pieces_and_mask(o, sew, n) else { return false };
-        let Some(count) = self.scalar(source, sew) else { return false };
+        let scalar = self.scalar(source, sew);
         if pieces.bytes < 8 {
             return false;
         }
         let Some(wide) = Pieces::of(n << (sew + 1)) else { return false };
-        let results: Vec<Val> = (0..pieces.count)
+        let results: Option<Vec<Val>> = (0..pieces.count)
             .map(|i| {
                 let part = |e: &mut Self, j: u32| {
                     let x = e.piece(o.vs2, wide, j);
-                    e.shift(op, sew + 1, x, x, Some(count))
+                    let counts = match scalar {
+                        Some(_) => x,
+                        None => e.extended(o.vs1, sew, 1, false, wide, j)?,
+                    };
+                    Some(e.shift(op, sew + 1, x, counts, scalar))
                 };
                 if pieces.bytes == 32 {
-                    let (low, high) = (part(self, 2 * i), part(self, 2 * i + 1));
-                    return self.narrowed(sew, low, high);
+                    let (low, high) = (part(self, 2 * i)?, part(self, 2 * i + 1)?);
+                    return Some(self.narrowed(sew, low, high));
                 }
-                let whole = part(self, i);
-                if self.b.ty(whole) == Type::V256 {
+                let whole = part(self, i)?;
+                Some(if self.b.ty(whole) == Type::V256 {
                     let (low, high) = (self.half(whole, 0), self.half(whole, 1));
                     self.narrowed(sew, low, high)
                 } else {
                     let zero = self.b.iconst(Type::V128, 0);
                     self.narrowed(sew, whole, zero)
-                }
+                })
             })
             .collect();
+        let Some(results) = results else { return false };
         self.put_results(o.vd, pieces, mask.as_deref(), &results);
         true
     }
