@@ -149,7 +149,11 @@ pub struct Transfer {
 }
 
 impl Transfer {
+    /// A bit beside those of [`Transfer::to_bits`]: the transfer is known to be legal.
+    pub const LEGAL: u64 = 1 << 32;
+
     /// As one number, to be passed on by translated code.
+    /// Bit [`Transfer::LEGAL`] is free for the caller's use.
     pub const fn to_bits(self) -> u64 {
         self.addressing as u64
             | (self.width as u64 & 3) << 3
@@ -259,6 +263,21 @@ fn plan(config: &HartConfig, vtype: u64, vl: u64, t: &Transfer, is_load: bool) -
     if fits && mask_is_kept && indices_are_kept && sources_agree { Ok(result) } else { Err(Illegal) }
 }
 
+/// What [`plan`] says of a transfer that is legal and not of whole registers; nothing if vtype is none.
+fn legal_plan(st: &RiscvState, t: &Transfer) -> Option<Plan> {
+    if t.addressing == Addressing::Whole {
+        return plan(&st.config, st.vtype, st.vl, t, false).ok();
+    }
+    let vt = Vtype::parse(&st.config, st.vtype)?;
+    let vl = st.vl.min(vt.vlmax(&st.config)) as usize;
+    if t.addressing == Addressing::Mask {
+        return Some(Plan { width: 0, registers: 1, fields: 1, count: vl.div_ceil(8) });
+    }
+    let width = if t.addressing == Addressing::Indexed { vt.sew } else { t.width };
+    let emul = width as i8 - vt.sew as i8 + vt.lmul;
+    Some(Plan { width, registers: 1 << emul.clamp(0, 3), fields: t.fields, count: vl })
+}
+
 fn overlaps(first: u8, count: u8, other: Registers) -> bool {
     first < other.first + other.count() && other.first < first + count
 }
@@ -325,6 +344,8 @@ const RUN: usize = 256;
 const PAGE: u64 = 4096;
 /// Fewer bytes are moved by elements: a run has its own cost.
 const LONG: usize = 64;
+/// The same for loads of which some elements are inactive.
+const LONG_MASKED: usize = 16;
 
 /// Segments from element `i` on that lie one after the other within a page.
 fn run_length(places: &Places, first: u64, i: usize, count: usize) -> usize {
@@ -422,8 +443,25 @@ fn plain<M: Memory>(
     true
 }
 
-fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usize), Illegal> {
-    let plan = plan(&st.config, st.vtype, st.vl, t, is_load)?;
+/// Who has seen to it that a transfer is legal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Legality {
+    /// The caller, by [`is_legal`].
+    Known,
+    /// Nobody.
+    Unknown,
+}
+
+fn begin(
+    st: &mut RiscvState,
+    t: &Transfer,
+    is_load: bool,
+    legality: Legality,
+) -> Result<(Plan, usize), Illegal> {
+    let plan = match legality {
+        Legality::Known => legal_plan(st, t).ok_or(Illegal)?,
+        Legality::Unknown => plan(&st.config, st.vtype, st.vl, t, is_load)?,
+    };
     let start = usize::try_from(st.vstart).unwrap_or(usize::MAX).min(plan.count);
     st.vstart = 0;
     Ok((plan, start))
@@ -434,6 +472,24 @@ fn begin(st: &mut RiscvState, t: &Transfer, is_load: bool) -> Result<(Plan, usiz
 /// # Errors
 /// The instruction is reserved, or an element faulted.
 pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    load_by(m, t, base, stride, Legality::Unknown)
+}
+
+/// As [`load`], of a transfer that [`is_legal`] under the vtype that is set.
+///
+/// # Errors
+/// An element faulted.
+pub fn load_legal<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    load_by(m, t, base, stride, Legality::Known)
+}
+
+fn load_by<M: Memory>(
+    m: &mut M,
+    t: Transfer,
+    base: u64,
+    stride: u64,
+    legality: Legality,
+) -> Result<(), Stop<M::Fault>> {
     if let Some(total) = plain_bytes(m.state(), &t) {
         let done = plain(m, &t, (base, total), |m, address, at, bytes| {
             if m.load_registers(address, 1 << t.width, at, bytes) {
@@ -451,9 +507,11 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
             return Ok(());
         }
     }
-    let (plan, start) = begin(m.state(), &t, true)?;
+    let (plan, start) = begin(m.state(), &t, true, legality)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
-    let mut contiguous = is_contiguous(&t) && places.total(plan.count - start) >= LONG;
+    // One by one, elements that may be inactive are the slower.
+    let long = if t.masked { LONG_MASKED } else { LONG };
+    let mut contiguous = is_contiguous(&t) && places.total(plan.count - start) >= long;
     let mut cursor = places.cursor(&t, start, plan.count);
     loop {
         while contiguous && cursor.field == 0 && cursor.i < plan.count {
@@ -491,6 +549,24 @@ pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result
 /// # Errors
 /// The instruction is reserved, or an element faulted.
 pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    store_by(m, t, base, stride, Legality::Unknown)
+}
+
+/// As [`store`], of a transfer that [`is_legal`] under the vtype that is set.
+///
+/// # Errors
+/// An element faulted.
+pub fn store_legal<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
+    store_by(m, t, base, stride, Legality::Known)
+}
+
+fn store_by<M: Memory>(
+    m: &mut M,
+    t: Transfer,
+    base: u64,
+    stride: u64,
+    legality: Legality,
+) -> Result<(), Stop<M::Fault>> {
     if let Some(total) = plain_bytes(m.state(), &t) {
         let done = plain(m, &t, (base, total), |m, address, at, bytes| {
             if m.store_registers(address, 1 << t.width, at, bytes) {
@@ -507,7 +583,7 @@ pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Resul
             return Ok(());
         }
     }
-    let (plan, start) = begin(m.state(), &t, false)?;
+    let (plan, start) = begin(m.state(), &t, false, legality)?;
     let places = Places::new(m.state(), &t, &plan, base, stride);
     let mut contiguous = is_contiguous(&t) && !t.masked && places.total(plan.count - start) >= LONG;
     let mut cursor = places.cursor(&t, start, plan.count);

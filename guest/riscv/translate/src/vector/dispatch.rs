@@ -238,7 +238,8 @@ impl Emitter<'_> {
         {
             return Outcome::Done;
         }
-        let bits = self.b.iconst(Type::I64, t.to_bits());
+        let legal = if known && !whole { Transfer::LEGAL } else { 0 };
+        let bits = self.b.iconst(Type::I64, t.to_bits() | legal);
         let base = self.x(rs1);
         let stride = self.x(rs2);
         let index = self.b.iconst(Type::I64, self.mem.index().into());

@@ -138,7 +138,12 @@ pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: 
 /// A load by its [`Transfer`], base, stride and MMU index.
 pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
     let mut memory = GuestMemory::new(cx, index);
-    if let Err(why) = memory::load(&mut memory, Transfer::from_bits(bits), base, stride) {
+    let transfer = Transfer::from_bits(bits);
+    let done = match bits & Transfer::LEGAL {
+        0 => memory::load(&mut memory, transfer, base, stride),
+        _ => memory::load_legal(&mut memory, transfer, base, stride),
+    };
+    if let Err(why) = done {
         stop(cx, why);
     }
     0
@@ -147,7 +152,12 @@ pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride
 /// A store.
 pub(crate) extern "C" fn store(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
     let mut memory = GuestMemory::new(cx, index);
-    if let Err(why) = memory::store(&mut memory, Transfer::from_bits(bits), base, stride) {
+    let transfer = Transfer::from_bits(bits);
+    let done = match bits & Transfer::LEGAL {
+        0 => memory::store(&mut memory, transfer, base, stride),
+        _ => memory::store_legal(&mut memory, transfer, base, stride),
+    };
+    if let Err(why) = done {
         stop(cx, why);
     }
     0
