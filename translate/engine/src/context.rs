@@ -327,6 +327,19 @@ impl VcpuContext {
         true
     }
 
+    /// Copies the bytes at `vaddr` to `out`. False, without effect, unless the TLB has the page, all bytes lie in it, and it is
+    /// RAM.
+    pub fn load_ram(&mut self, vaddr: u64, out: &mut [u8], index: u8) -> bool {
+        if Self::crosses(vaddr, out.len() as u64) {
+            return false;
+        }
+        let Some(page) = self.env.page(vaddr, Access::Read, index).filter(|p| p.host != 0) else {
+            return false;
+        };
+        crate::host_access::host_read(page.host + (vaddr % PAGE) as usize, out);
+        true
+    }
+
     /// Copies `len` bytes at byte `at` of the register state to `vaddr`; as [`VcpuContext::load_to_state`], and false
     /// too where the page does not take writes or holds translated code.
     pub fn store_from_state(&mut self, vaddr: u64, len: usize, at: usize, index: u8) -> bool {

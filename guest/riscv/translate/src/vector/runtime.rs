@@ -85,8 +85,7 @@ impl Memory for GuestMemory<'_> {
     }
 
     fn load_run(&mut self, address: u64, _: u32, out: &mut [u8]) -> bool {
-        let address = self.masking.apply(address);
-        self.is_ram(address, Access::Read) && self.cx.load_bytes(address, out, self.index).is_ok()
+        self.cx.load_ram(self.masking.apply(address), out, self.index)
     }
 
     fn store_run(&mut self, address: u64, _: u32, bytes: &[u8]) -> bool {
