@@ -153,7 +153,6 @@ impl Transfer {
     pub const LEGAL: u64 = 1 << 32;
 
     /// As one number, to be passed on by translated code.
-    /// Bit [`Transfer::LEGAL`] is free for the caller's use.
     pub const fn to_bits(self) -> u64 {
         self.addressing as u64
             | (self.width as u64 & 3) << 3
@@ -444,8 +443,8 @@ fn plain<M: Memory>(
 }
 
 /// Who has seen to it that a transfer is legal.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Legality {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Legality {
     /// The caller, by [`is_legal`].
     Known,
     /// Nobody.
@@ -471,19 +470,7 @@ fn begin(
 ///
 /// # Errors
 /// The instruction is reserved, or an element faulted.
-pub fn load<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
-    load_by(m, t, base, stride, Legality::Unknown)
-}
-
-/// As [`load`], of a transfer that [`is_legal`] under the vtype that is set.
-///
-/// # Errors
-/// An element faulted.
-pub fn load_legal<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
-    load_by(m, t, base, stride, Legality::Known)
-}
-
-fn load_by<M: Memory>(
+pub fn load<M: Memory>(
     m: &mut M,
     t: Transfer,
     base: u64,
@@ -548,19 +535,7 @@ fn load_by<M: Memory>(
 ///
 /// # Errors
 /// The instruction is reserved, or an element faulted.
-pub fn store<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
-    store_by(m, t, base, stride, Legality::Unknown)
-}
-
-/// As [`store`], of a transfer that [`is_legal`] under the vtype that is set.
-///
-/// # Errors
-/// An element faulted.
-pub fn store_legal<M: Memory>(m: &mut M, t: Transfer, base: u64, stride: u64) -> Result<(), Stop<M::Fault>> {
-    store_by(m, t, base, stride, Legality::Known)
-}
-
-fn store_by<M: Memory>(
+pub fn store<M: Memory>(
     m: &mut M,
     t: Transfer,
     base: u64,

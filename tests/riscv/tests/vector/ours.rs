@@ -131,11 +131,23 @@ fn step(st: &mut RiscvState, features: &Features, word: u32, page: &mut [u8]) ->
         }
         VectorCall::Load { transfer, rs1, rs2 } => {
             let (base, stride) = (st.x[usize::from(rs1)], st.x[usize::from(rs2)]);
-            return outcome(memory::load(&mut Page(page, st), transfer, base, stride));
+            return outcome(memory::load(
+                &mut Page(page, st),
+                transfer,
+                base,
+                stride,
+                memory::Legality::Unknown,
+            ));
         }
         VectorCall::Store { transfer, rs1, rs2 } => {
             let (base, stride) = (st.x[usize::from(rs1)], st.x[usize::from(rs2)]);
-            return outcome(memory::store(&mut Page(page, st), transfer, base, stride));
+            return outcome(memory::store(
+                &mut Page(page, st),
+                transfer,
+                base,
+                stride,
+                memory::Legality::Unknown,
+            ));
         }
     }
     0

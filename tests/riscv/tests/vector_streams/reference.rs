@@ -76,14 +76,15 @@ pub fn step(st: &mut RiscvState, ram: &mut [u8], call: VectorCall) -> bool {
         }
         VectorCall::Load { transfer, rs1, rs2 } => {
             let (base, stride) = (x(st, rs1), x(st, rs2));
-            return match memory::load(&mut Ram(st, ram), transfer, base, stride) {
+            return match memory::load(&mut Ram(st, ram), transfer, base, stride, memory::Legality::Unknown) {
                 Ok(()) => true,
                 Err(Stop::Illegal | Stop::Fault(())) => false,
             };
         }
         VectorCall::Store { transfer, rs1, rs2 } => {
             let (base, stride) = (x(st, rs1), x(st, rs2));
-            return memory::store(&mut Ram(st, ram), transfer, base, stride).is_ok();
+            return memory::store(&mut Ram(st, ram), transfer, base, stride, memory::Legality::Unknown)
+                .is_ok();
         }
     }
     true

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use rhea_engine::{Access, Leave, VcpuContext};
 use rhea_riscv_state::RiscvState;
 use rhea_riscv_state::masking::Masking;
-use rhea_riscv_vector::memory::{self, Memory, Stop, Transfer};
+use rhea_riscv_vector::memory::{self, Legality, Memory, Stop, Transfer};
 use rhea_riscv_vector::{Avl, Illegal, Numbers, Operation, set_vl as set_length};
 
 use crate::cpu::RiscvCpu;
@@ -134,14 +134,15 @@ pub(crate) extern "C" fn execute_legal(cx: &mut VcpuContext, bits: u64, scalar: 
     operation.map_or(0, |o| rhea_riscv_vector::execute_legal(st, o, scalar))
 }
 
+/// Whether translated code has seen to it that a transfer is legal.
+fn legality(bits: u64) -> Legality {
+    if bits & Transfer::LEGAL != 0 { Legality::Known } else { Legality::Unknown }
+}
+
 /// A load by its [`Transfer`], base, stride and MMU index.
 pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
     let mut memory = GuestMemory::new(cx, index);
-    let transfer = Transfer::from_bits(bits);
-    let done = match bits & Transfer::LEGAL {
-        0 => memory::load(&mut memory, transfer, base, stride),
-        _ => memory::load_legal(&mut memory, transfer, base, stride),
-    };
+    let done = memory::load(&mut memory, Transfer::from_bits(bits), base, stride, legality(bits));
     if let Err(why) = done {
         stop(cx, why);
     }
@@ -151,11 +152,7 @@ pub(crate) extern "C" fn load(cx: &mut VcpuContext, bits: u64, base: u64, stride
 /// A store.
 pub(crate) extern "C" fn store(cx: &mut VcpuContext, bits: u64, base: u64, stride: u64, index: u64) -> u64 {
     let mut memory = GuestMemory::new(cx, index);
-    let transfer = Transfer::from_bits(bits);
-    let done = match bits & Transfer::LEGAL {
-        0 => memory::store(&mut memory, transfer, base, stride),
-        _ => memory::store_legal(&mut memory, transfer, base, stride),
-    };
+    let done = memory::store(&mut memory, Transfer::from_bits(bits), base, stride, legality(bits));
     if let Err(why) = done {
         stop(cx, why);
     }

@@ -162,11 +162,13 @@ fn general(st: &mut RiscvState, ram: &mut Vec<u8>, call: VectorCall) -> Result<(
         }
         VectorCall::Load { transfer, rs1, rs2 } => {
             let (base, stride) = (st.x[usize::from(rs1)], st.x[usize::from(rs2)]);
-            memory::load(&mut General(st, ram), transfer, base, stride).map_err(|_| ())
+            memory::load(&mut General(st, ram), transfer, base, stride, memory::Legality::Unknown)
+                .map_err(|_| ())
         }
         VectorCall::Store { transfer, rs1, rs2 } => {
             let (base, stride) = (st.x[usize::from(rs1)], st.x[usize::from(rs2)]);
-            memory::store(&mut General(st, ram), transfer, base, stride).map_err(|_| ())
+            memory::store(&mut General(st, ram), transfer, base, stride, memory::Legality::Unknown)
+                .map_err(|_| ())
         }
         VectorCall::SetVl { rd, rs1, vtype } => {
             let vl = set_vl(st, Avl::of_registers(rd, rs1, st.x[usize::from(rs1)]), vtype);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::{Memory, Transfer, load, store};
+use crate::memory::{Legality, Memory, Transfer, load, store};
 
 /// Takes every other page.
 struct Pages<'a>(&'a mut RiscvState);
@@ -83,10 +83,10 @@ proptest! {
         let mut st = state(vlen, words);
         let before = st.clone();
         let t = Transfer::from_bits(bits);
-        let _ = load(&mut Pages(&mut st), t, base, stride);
+        let _ = load(&mut Pages(&mut st), t, base, stride, Legality::Unknown);
         let used = 4 * vlen as usize;
         prop_assert!(st.v.0[used..] == before.v.0[used..], "behind the registers");
-        let _ = store(&mut Pages(&mut st), t, base, stride);
+        let _ = store(&mut Pages(&mut st), t, base, stride, Legality::Unknown);
         prop_assert!(st.vl <= before.vl);
     }
 }
